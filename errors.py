@@ -1,0 +1,167 @@
+"""Every failure this project answers with, in one tree.
+
+    FollowupError
+    ├── InvalidInput            422
+    ├── MalformedJson           400
+    ├── Unauthenticated         401
+    ├── Forbidden               403
+    ├── NotFound                404
+    │   └── UnknownModel        404
+    ├── MethodNotAllowed        405
+    ├── Conflict                409
+    │   └── IdempotencyConflict 409
+    ├── BodyTooLarge            413
+    ├── NotJson                 415
+    ├── InternalFault           500
+    └── Unavailable             503, with Retry-After
+        ├── Overloaded          503
+        ├── ModelNotLoaded      503
+        └── AuditUnavailable    503
+    SetupError                  stops a command or a start-up; never reaches a client
+
+The first line of a docstring is the problem's title, `slug` its stable type. A message never carries what a caller sent.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import ClassVar
+
+
+@dataclass(frozen=True, slots=True)
+class FieldFault:
+    """One fault in a body: where (RFC 6901 pointer) and what, never the value."""
+
+    pointer: str
+    message: str
+
+
+class FollowupError(Exception):
+    """The request failed."""
+
+    status: ClassVar[HTTPStatus] = HTTPStatus.INTERNAL_SERVER_ERROR
+    slug: ClassVar[str] = "internal-fault"
+
+    def __init__(self, detail: str = "", *, retry_after_s: int | None = None) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.retry_after_s = retry_after_s
+
+    @property
+    def title(self) -> str:
+        return (type(self).__doc__ or "").strip().splitlines()[0]
+
+
+class InvalidInput(FollowupError):
+    """The request does not have the right form."""
+
+    status = HTTPStatus.UNPROCESSABLE_ENTITY
+    slug = "invalid-input"
+
+    def __init__(self, detail: str = "", faults: Sequence[FieldFault] = ()) -> None:
+        super().__init__(detail)
+        self.faults = tuple(faults)
+
+
+class MalformedJson(FollowupError):
+    """The body is not valid JSON."""
+
+    status = HTTPStatus.BAD_REQUEST
+    slug = "malformed-json"
+
+
+class Unauthenticated(FollowupError):
+    """A valid bearer token is needed."""
+
+    status = HTTPStatus.UNAUTHORIZED
+    slug = "unauthenticated"
+
+
+class Forbidden(FollowupError):
+    """The caller may not do this."""
+
+    status = HTTPStatus.FORBIDDEN
+    slug = "forbidden"
+
+
+class NotFound(FollowupError):
+    """There is nothing here that the caller may see."""
+
+    status = HTTPStatus.NOT_FOUND
+    slug = "not-found"
+
+
+class UnknownModel(NotFound):
+    """No model of this name is served."""
+
+    slug = "unknown-model"
+
+
+class MethodNotAllowed(FollowupError):
+    """This address does not take that method."""
+
+    status = HTTPStatus.METHOD_NOT_ALLOWED
+    slug = "method-not-allowed"
+
+
+class Conflict(FollowupError):
+    """The request contradicts what is stored."""
+
+    status = HTTPStatus.CONFLICT
+    slug = "conflict"
+
+
+class IdempotencyConflict(Conflict):
+    """This Idempotency-Key was used with another body."""
+
+    slug = "idempotency-conflict"
+
+
+class BodyTooLarge(FollowupError):
+    """The body is over the size limit."""
+
+    status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+    slug = "body-too-large"
+
+
+class NotJson(FollowupError):
+    """The body must be plain application/json."""
+
+    status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
+    slug = "not-json"
+
+
+class InternalFault(FollowupError):
+    """Something went wrong on our side."""
+
+
+class Unavailable(FollowupError):
+    """The service cannot answer just now."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    slug = "unavailable"
+
+    def __init__(self, detail: str = "", *, retry_after_s: int = 1) -> None:
+        super().__init__(detail, retry_after_s=retry_after_s)
+
+
+class Overloaded(Unavailable):
+    """More is waiting than can be answered in time."""
+
+    slug = "overloaded"
+
+
+class ModelNotLoaded(Unavailable):
+    """The model is not loaded."""
+
+    slug = "model-not-loaded"
+
+
+class AuditUnavailable(Unavailable):
+    """The audit trail cannot be written, so no result is shown."""
+
+    slug = "audit-unavailable"
+
+
+class SetupError(Exception):
+    """A command or a start-up cannot go on; the message tells the operator what to do."""

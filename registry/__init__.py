@@ -1,0 +1,1 @@
+"""Which version answers: the BentoML model store, and the catalog of versions in PostgreSQL."""

@@ -1,0 +1,1 @@
+"""A model behind a batcher. onnxruntime and tokenizers only: torch never loads at serving time."""

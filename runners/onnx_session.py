@@ -1,0 +1,26 @@
+"""onnxruntime sessions with threads that do not fight the server's own."""
+
+from pathlib import Path
+
+import onnxruntime as ort
+
+from errors import SetupError
+
+
+def open_session(path: Path, *, intra_op_threads: int = 1) -> ort.InferenceSession:
+    """A CPU session (CUDA first where onnxruntime has it). Raises SetupError when the file is not a usable model.
+
+    Spinning is off: idle threads that spin take the cores from the event loop. Concurrency comes from the pool's threads,
+    so one thread an operation is the default.
+    """
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = intra_op_threads
+    options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    wanted = ("CUDAExecutionProvider", "CPUExecutionProvider")
+    providers = [provider for provider in wanted if provider in ort.get_available_providers()]
+    try:
+        return ort.InferenceSession(str(path), options, providers=providers)
+    except Exception as error:  # onnxruntime raises bare classes of its own for every kind of fault
+        raise SetupError(f"{path.name} cannot be opened as an ONNX model.") from error
