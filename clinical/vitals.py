@@ -1,7 +1,7 @@
 """The window a deterioration model sees: seven days of four home measurements.
 
-Training and serving build windows here and nowhere else, so that they cannot drift apart. Nothing is imputed: a value that
-was not measured is NaN, and the model's own graph decides what that means.
+Training and serving build windows here and nowhere else, so that they cannot drift apart. Nothing is imputed: a value
+that was not measured is NaN, and the model's own graph decides what that means.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Models in the BentoML model store: saved with a manifest, opened only by explicit version and with their digest checked.
+"""Models in the BentoML store: saved with a manifest, opened only by explicit version and with their digest checked.
 
 A model is a folder of plain files (ONNX, safetensors, JSON, Markdown; nothing that is unpickled) with a `manifest.json`
 that says what a runner must know. The digest covers every file but BentoML's own model.yaml, whose labels may change.

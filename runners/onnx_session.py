@@ -10,7 +10,7 @@ from errors import SetupError
 def open_session(path: Path, *, intra_op_threads: int = 1) -> ort.InferenceSession:
     """A CPU session (CUDA first where onnxruntime has it). Raises SetupError when the file is not a usable model.
 
-    Spinning is off: idle threads that spin take the cores from the event loop. Concurrency comes from the pool's threads,
+    Spinning is off: idle threads that spin take the cores from the event loop. Concurrency comes from the pool,
     so one thread an operation is the default.
     """
     options = ort.SessionOptions()
