@@ -1,0 +1,136 @@
+"""Every setting there is, read once at start-up into one frozen object.
+
+Names are environment variables. A variable NAME_FILE, where set, names a file that holds the value (the way orchestrators
+hand over secrets). docs/settings.md lists them all; a test fails when it does not.
+"""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+
+from errors import SetupError
+
+Mode = Literal["demo", "production"]
+
+
+class FileSource(PydanticBaseSettingsSource):
+    """Reads NAME_FILE for a setting NAME."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        path = os.environ.get(f"{field_name.upper()}_FILE")
+        if not path:
+            return None, field_name, False
+        try:
+            return Path(path).read_text(encoding="utf-8").strip(), field_name, False
+        except OSError as error:
+            raise SetupError(f"{field_name.upper()}_FILE names a file that cannot be read.") from error
+
+    def __call__(self) -> dict[str, Any]:
+        values = {name: self.get_field_value(field, name)[0] for name, field in self.settings_cls.model_fields.items()}
+        return {name: value for name, value in values.items() if value is not None}
+
+
+class Settings(BaseSettings):
+    """The settings of one process."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+
+    followup_mode: Mode = Field("production", description="`demo` allows the local token issuer and demo data.")
+    followup_home: Path = Field(
+        Path(".followup"), description="Folder of the embedded servers, the demo's keys and model store."
+    )
+    followup_host: str = Field("127.0.0.1", description="Address to listen on.")
+    followup_port: int = Field(8000, ge=1, le=65535, description="Port to listen on.")
+    tenant: str = Field("default", min_length=1, max_length=64, description="Part of every cache key.")
+
+    database_url: SecretStr = Field(SecretStr(""), description="PostgreSQL, postgresql://user:password@host/db.")
+    database_pool_size: int = Field(4, ge=1, le=64, description="Connections for reads.")
+
+    redis_host: str = Field("", description="Redis or Valkey; empty: no cache.")
+    redis_port: int = Field(6379, ge=1, le=65535, description="Its port.")
+    redis_password: SecretStr = Field(SecretStr(""), description="Its password.")
+    redis_tls: bool = Field(False, description="Speak TLS to it.")
+    redis_socket: str = Field("", description="Unix socket of a local server; goes before host and port.")
+    cache_ttl_s: int = Field(3600, ge=1, le=86_400, description="How long a cached result lives, seconds.")
+    cache_timeout_ms: int = Field(100, ge=5, le=1000, description="Longest wait for the cache, milliseconds.")
+
+    cognito_issuer: str = Field("", description="https://cognito-idp.REGION.amazonaws.com/POOL, compared exactly.")
+    cognito_jwks_url: str = Field(
+        "", description="Where the pool's public keys are; default: issuer + /.well-known/jwks.json."
+    )
+    cognito_jwks_file: str = Field("", description="A pinned JWKS file; goes before the URL.")
+    cognito_client_ids: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Accepted app client ids, separated by commas."
+    )
+
+    encryption_key: SecretStr = Field(
+        SecretStr(""), description="Base64 of 32 random bytes. Encrypts inputs, results and cache values."
+    )
+    audit_timeout_ms: int = Field(
+        2000, ge=50, le=30_000, description="Longest wait for a durable record, milliseconds."
+    )
+
+    inference_threads: int = Field(4, ge=1, le=64, description="Threads of the pool in which models run.")
+    onnx_intra_op_threads: int = Field(1, ge=1, le=64, description="Threads inside one ONNX call.")
+    batch_max_items: int = Field(64, ge=1, le=1024, description="Most items in one batch.")
+    batch_max_tokens: int = Field(4096, ge=64, le=65_536, description="Most tokens in one batch, padding included.")
+    queue_max_items: int = Field(
+        512, ge=1, le=100_000, description="Items that may wait for a model before callers get 503."
+    )
+    queue_max_tokens: int = Field(
+        262_144, ge=512, description="Tokens that may wait for a model before callers get 503."
+    )
+    model_refresh_s: float = Field(
+        5.0, gt=0, le=3600, description="How often a newly promoted version is looked for, seconds."
+    )
+
+    @field_validator("cognito_client_ids", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _complete(self) -> "Settings":
+        missing = [
+            name
+            for name, value in (
+                ("DATABASE_URL", self.database_url.get_secret_value()),
+                ("ENCRYPTION_KEY", self.encryption_key.get_secret_value()),
+                ("COGNITO_ISSUER", self.cognito_issuer),
+                ("COGNITO_CLIENT_IDS", self.cognito_client_ids),
+            )
+            if not value
+        ]
+        if missing:
+            raise SetupError(f"Not set: {', '.join(missing)}. docs/settings.md says what each is.")
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings, FileSource(settings_cls), env_settings)
+
+    @property
+    def store(self) -> Path:
+        return self.followup_home / "bentoml"
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """The settings of the environment. Raises SetupError that names what is missing or wrong, never a value."""
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        faults = "; ".join(
+            f"{'.'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors(include_input=False)
+        )
+        raise SetupError(f"A setting is wrong. {faults}") from error

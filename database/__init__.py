@@ -1,0 +1,1 @@
+"""PostgreSQL: the tables, and the engines that reach them."""
