@@ -1,0 +1,1 @@
+"""What happened, provably: one durable record of every prediction before its answer leaves."""

@@ -1,0 +1,74 @@
+"""The record of one prediction, as the trail takes it and as a reader gets it back."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from uuid import UUID
+
+from uuid_utils.compat import uuid7
+
+from database.tables import PredictionRecord
+
+
+def new_prediction_id() -> UUID:
+    """A UUIDv7 (RFC 9562): it carries its own time and sorts by it."""
+    return uuid7()
+
+
+def created_at(prediction_id: UUID) -> datetime:
+    """The millisecond inside a UUIDv7, UTC."""
+    return datetime.fromtimestamp((prediction_id.int >> 80) / 1000, UTC)
+
+
+def sealed_column(column: str, prediction_id: UUID) -> str:
+    """What the cipher text of a column is bound to."""
+    return f"{PredictionRecord.__tablename__}|{column}|{prediction_id}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caller:
+    """Who asked, from where: the part of a record that is the same for everything in one request."""
+
+    principal: str
+    roles: str
+    client_id: str
+    purpose_of_use: str
+    request_id: UUID
+    route: str
+    ip_address: str | None
+    user_agent: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelIdentity:
+    """Which model answered, down to its files."""
+
+    id: int
+    name: str
+    version: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """One prediction. `input_json` and `result_json` are plain here and never leave the trail that way."""
+
+    id: UUID
+    caller: Caller
+    model: ModelIdentity
+    patient_id: str | None
+    input_json: bytes
+    result_json: bytes
+    confidence: float | None
+    cache_hit: bool
+    inference_time_ms: float
+    latency_ms: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FirstAnswer:
+    """The answer to be given again under the same Idempotency-Key."""
+
+    principal: str
+    key: UUID
+    request_mac: bytes
+    answer: bytes

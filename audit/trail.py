@@ -1,0 +1,313 @@
+"""The write path of the audit trail: a record is durable before its answer leaves, or there is no answer.
+
+Group commit: one connection writes; whatever arrives while a commit is on its way to disk shares the next one. So a lone
+request waits for one commit, and many together cost little more than one. A failed commit fails every request in it.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, LiteralString
+
+import psycopg
+from psycopg import AsyncConnection
+
+from audit.envelope import Envelope
+from audit.record import FirstAnswer, Record, created_at, sealed_column
+from errors import AuditUnavailable
+
+log = logging.getLogger(__name__)
+
+_MOST_ROWS: Final = 512
+_PAUSE_BEFORE_RECONNECT_S: Final = 0.25
+
+# Column, type of the array that carries it. One statement for all rows, whatever their number, so that it is prepared once.
+_COLUMNS: Final[tuple[tuple[LiteralString, LiteralString], ...]] = (
+    ("created_at", "timestamptz"),
+    ("id", "uuid"),
+    ("request_id", "uuid"),
+    ("route", "text"),
+    ("model_id", "bigint"),
+    ("model_name", "text"),
+    ("model_version", "text"),
+    ("model_digest", "text"),
+    ("principal", "text"),
+    ("roles", "text"),
+    ("client_id", "text"),
+    ("patient_id", "text"),
+    ("purpose_of_use", "text"),
+    ("ip_address", "inet"),
+    ("user_agent", "text"),
+    ("key_version", "smallint"),
+    ("input", "bytea"),
+    ("result", "bytea"),
+    ("confidence", "real"),
+    ("cache_hit", "boolean"),
+    ("inference_time_ms", "real"),
+    ("latency_ms", "real"),
+)
+# A commit whose acknowledgement was lost is sent again: the same id is not written twice.
+_INSERT: Final[LiteralString] = (
+    "INSERT INTO ml_predictions ("
+    + ", ".join(name for name, _ in _COLUMNS)
+    + ") SELECT * FROM unnest("
+    + ", ".join(("%b::" if kind == "bytea" else "%s::") + kind + "[]" for _, kind in _COLUMNS)
+    + ") ON CONFLICT DO NOTHING"
+)
+_CLAIM_KEYS: Final[LiteralString] = (
+    "INSERT INTO idempotency_keys (principal, key, request_mac, key_version, answer)"
+    " SELECT * FROM unnest(%s::text[], %s::uuid[], %b::bytea[], %s::smallint[], %b::bytea[])"
+    " ON CONFLICT DO NOTHING RETURNING principal, key"
+)
+
+
+class KeyTaken(Exception):
+    """Another request with this Idempotency-Key was answered first; its answer is the one to give."""
+
+
+@dataclass(slots=True, eq=False)
+class _Entry:
+    """What one request waits for: its rows, all or none."""
+
+    rows: list[tuple[Any, ...]]
+    first_answer: FirstAnswer | None
+    durable: asyncio.Future[None]
+
+    def finish(self, error: Exception | None) -> None:
+        if self.durable.done():
+            return
+        if error is None:
+            self.durable.set_result(None)
+        else:
+            self.durable.set_exception(error)
+
+
+class Trail:
+    """One per process. `open` before use, `close` at the end: what is waiting then is still written."""
+
+    def __init__(self, database_url: str, envelope: Envelope, *, timeout_s: float) -> None:
+        self._database_url = database_url
+        self._envelope = envelope
+        self._timeout_s = timeout_s
+        self._waiting: deque[_Entry] = deque()
+        self._wake = asyncio.Event()
+        self._connection: AsyncConnection[Any] | None = None
+        self._writer: asyncio.Task[None] | None = None
+        self._reachable = False
+        self._closing = False
+
+    @property
+    def reachable(self) -> bool:
+        """Whether the last attempt to reach the database went well."""
+        return self._reachable
+
+    async def open(self) -> None:
+        """Connect. Raises AuditUnavailable when the database cannot be reached."""
+        try:
+            await self._connect()
+        except psycopg.Error as error:
+            raise AuditUnavailable("The audit database cannot be reached.") from error
+        self._writer = asyncio.create_task(self._write(), name="audit-trail")
+
+    async def close(self) -> None:
+        self._closing = True
+        self._wake.set()
+        if self._writer is not None:
+            await self._writer
+        await self._disconnect()
+
+    async def record(self, records: Sequence[Record], first_answer: FirstAnswer | None = None) -> None:
+        """Return once all records are committed, none or all.
+
+        Raises AuditUnavailable when they can't be within the time limit (then some may have been written all the same, but nobody
+        saw the answer), KeyTaken when the Idempotency-Key was used first by another request (then none was written).
+        """
+        if not self._reachable or self._closing:
+            raise AuditUnavailable("The audit database cannot be reached.")
+        entry = _Entry(
+            [self._row(record) for record in records], first_answer, asyncio.get_running_loop().create_future()
+        )
+        self._waiting.append(entry)
+        self._wake.set()
+        try:
+            await entry.durable
+        except asyncio.CancelledError:
+            entry.durable.cancel()
+            raise
+
+    def _row(self, record: Record) -> tuple[Any, ...]:
+        caller, model, seal = record.caller, record.model, self._envelope.seal
+        return (
+            created_at(record.id),
+            record.id,
+            caller.request_id,
+            caller.route,
+            model.id,
+            model.name,
+            model.version,
+            model.digest,
+            caller.principal,
+            caller.roles,
+            caller.client_id,
+            record.patient_id,
+            caller.purpose_of_use,
+            caller.ip_address,
+            caller.user_agent,
+            self._envelope.version,
+            seal(record.input_json, sealed_column("input", record.id)),
+            seal(record.result_json, sealed_column("result", record.id)),
+            record.confidence,
+            record.cache_hit,
+            record.inference_time_ms,
+            record.latency_ms,
+        )
+
+    async def _write(self) -> None:
+        while True:
+            if not self._waiting:
+                if self._closing:
+                    return
+                self._wake.clear()
+                await self._wake_or_reconnect()
+                continue
+            await self._settle(self._take())
+
+    async def _settle(self, batch: Sequence[_Entry]) -> None:
+        """Commit a batch and tell everybody in it how that went."""
+        if not batch:
+            return
+        try:
+            taken = await self._within_time(batch)
+        except (psycopg.DataError, psycopg.IntegrityError, UnicodeError):
+            # Something in one row that the database refuses: it must not take the others with it.
+            if len(batch) == 1:
+                log.error("audit trail: a record was refused by the database")
+                batch[0].finish(AuditUnavailable("The record of this request cannot be written."))
+            else:
+                for entry in batch:
+                    await self._settle([entry])
+        except (psycopg.Error, OSError, TimeoutError) as error:
+            # The class alone: a driver's message may quote parameters.
+            log.error("audit trail: commit failed (%s), %d requests get 503", type(error).__name__, len(batch))
+            self._fail(batch)
+        else:
+            for entry in batch:
+                entry.finish(KeyTaken() if entry in taken else None)
+
+    async def _wake_or_reconnect(self) -> None:
+        if self._reachable:
+            await self._wake.wait()
+            return
+        await asyncio.sleep(_PAUSE_BEFORE_RECONNECT_S)
+        with contextlib.suppress(psycopg.Error, OSError, TimeoutError):
+            await self._connect()
+            log.warning("audit trail: the database is back")
+
+    def _take(self) -> list[_Entry]:
+        """The entries of the next commit; callers that have gone are left out."""
+        batch: list[_Entry] = []
+        rows = 0
+        while self._waiting and rows < _MOST_ROWS:
+            entry = self._waiting.popleft()
+            if not entry.durable.done():
+                batch.append(entry)
+                rows += len(entry.rows)
+        return batch
+
+    def _fail(self, batch: Sequence[_Entry]) -> None:
+        """503 for everybody in the batch and everybody behind it: none of them can be written now."""
+        self._reachable = False
+        for entry in (*batch, *self._waiting):
+            entry.finish(AuditUnavailable("The audit database did not commit in time."))
+        self._waiting.clear()
+
+    async def _within_time(self, batch: Sequence[_Entry]) -> frozenset[_Entry]:
+        """Commit, once more on a fresh connection if the old one had broken. Returns who came too late for a key."""
+        deadline = asyncio.get_running_loop().time() + self._timeout_s
+        for attempt in (1, 2):
+            work = asyncio.create_task(self._commit(batch))
+            done, _ = await asyncio.wait({work}, timeout=deadline - asyncio.get_running_loop().time())
+            if not done:
+                # Not cancelled: psycopg would first ask the frozen server to cancel, and wait for it.
+                self._cut_connection()
+                await asyncio.wait({work}, timeout=1)
+                await self._disconnect()
+                raise TimeoutError
+            try:
+                return work.result()
+            except psycopg.OperationalError:
+                await self._disconnect()
+                if attempt == 2:
+                    raise
+        raise AssertionError("unreachable")
+
+    async def _commit(self, batch: Sequence[_Entry]) -> frozenset[_Entry]:
+        if self._connection is None or self._connection.closed:
+            await self._connect()
+        connection = self._connection
+        assert connection is not None
+        answers = [entry.first_answer for entry in batch if entry.first_answer is not None]
+        if not answers:
+            await connection.execute(_INSERT, _columns(batch), prepare=True)
+            return frozenset()
+        async with connection.transaction():
+            cursor = await connection.execute(_CLAIM_KEYS, self._key_columns(answers))
+            claimed = {(str(row[0]), str(row[1])) for row in await cursor.fetchall()}
+            writers, taken = [], []
+            for entry in batch:
+                if entry.first_answer is None:
+                    writers.append(entry)
+                elif (key := _key(entry.first_answer)) in claimed:
+                    claimed.remove(key)  # the first of two equal keys in one batch wins, as in the statement above
+                    writers.append(entry)
+                else:
+                    taken.append(entry)
+            if writers:
+                await connection.execute(_INSERT, _columns(writers), prepare=True)
+        return frozenset(taken)
+
+    def _key_columns(self, answers: Sequence[FirstAnswer]) -> list[list[Any]]:
+        rows = [
+            (
+                answer.principal,
+                answer.key,
+                answer.request_mac,
+                self._envelope.version,
+                self._envelope.seal(answer.answer, f"idempotency_keys|answer|{answer.principal}|{answer.key}"),
+            )
+            for answer in answers
+        ]
+        return [list(column) for column in zip(*rows, strict=True)]
+
+    async def _connect(self) -> None:
+        async with asyncio.timeout(self._timeout_s):
+            await self._disconnect()
+            self._connection = await AsyncConnection.connect(
+                self._database_url,
+                autocommit=True,
+                options="-c synchronous_commit=on -c idle_in_transaction_session_timeout=5s",
+            )
+        self._reachable = True
+
+    async def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.close()
+
+    def _cut_connection(self) -> None:
+        if self._connection is not None and not self._connection.closed:
+            with socket.socket(fileno=os.dup(self._connection.fileno())) as duplicate, contextlib.suppress(OSError):
+                duplicate.shutdown(socket.SHUT_RDWR)
+
+
+def _key(answer: FirstAnswer) -> tuple[str, str]:
+    return answer.principal, str(answer.key)
+
+
+def _columns(entries: Sequence[_Entry]) -> list[list[Any]]:
+    return [list(column) for column in zip(*(row for entry in entries for row in entry.rows), strict=True)]
