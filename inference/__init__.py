@@ -1,0 +1,1 @@
+"""One prediction from start to end: admit, choose, look up, run, record, answer."""

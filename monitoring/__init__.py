@@ -1,0 +1,1 @@
+"""What the system does, in figures: statistics, performance over time, metrics for Prometheus."""

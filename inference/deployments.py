@@ -1,0 +1,135 @@
+"""The versions that are loaded and answer in this process."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from audit.record import ModelIdentity
+from errors import ModelNotLoaded, SetupError, UnknownModel
+from registry import catalog, store
+from registry.catalog import Registered
+from registry.store import Manifest
+from runners.batching import Batcher, Limits
+from runners.runner import Runner
+
+log = logging.getLogger(__name__)
+
+RunnerFactory = Callable[[Path, Mapping[str, Any]], Runner[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """One loaded version behind its batcher."""
+
+    identity: ModelIdentity
+    manifest: Manifest
+    batcher: Batcher[Any]
+
+    @property
+    def runner(self) -> Runner[Any]:
+        return self.batcher.runner
+
+
+class Deployments:
+    """Follows the catalog: loads each champion, warms it up, and only then lets it take over from its predecessor."""
+
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        factories: Mapping[str, RunnerFactory],
+        executor: Executor,
+        limits: Limits,
+        *,
+        refresh_s: float,
+    ) -> None:
+        self._engine = engine
+        self._factories = factories
+        self._executor = executor
+        self._limits = limits
+        self._refresh_s = refresh_s
+        self._active: dict[str, Deployment] = {}
+        self._known: frozenset[str] = frozenset()
+        self._following: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        """Load all champions. Raises SetupError when one cannot be loaded: better no server than one with half its models."""
+        for registered in await self._champions():
+            self._active[registered.name] = await self._load(registered)
+        if not self._active:
+            raise SetupError("No model is promoted. Train one: followup train ner; followup train deterioration.")
+        self._following = asyncio.create_task(self._follow(), name="deployments")
+
+    async def close(self) -> None:
+        if self._following is not None:
+            self._following.cancel()
+            await asyncio.gather(self._following, return_exceptions=True)
+
+    @property
+    def active(self) -> Sequence[Deployment]:
+        return list(self._active.values())
+
+    def get(self, name: str) -> Deployment:
+        """Raises UnknownModel, or ModelNotLoaded for one that is registered but does not load."""
+        deployment = self._active.get(name)
+        if deployment is None:
+            if name in self._known:
+                raise ModelNotLoaded(
+                    "The model is registered but not loaded; the server's log says why.", retry_after_s=5
+                )
+            raise UnknownModel("No model of this name is served; GET /api/v1/ml/models lists them.")
+        return deployment
+
+    def is_loaded(self, name: str, version: str) -> bool:
+        deployment = self._active.get(name)
+        return deployment is not None and deployment.identity.version == version
+
+    async def _champions(self) -> Sequence[Registered]:
+        async with self._engine.connect() as connection:
+            champions = await connection.run_sync(catalog.champions)
+        self._known = frozenset(champion.name for champion in champions)
+        return champions
+
+    async def _follow(self) -> None:
+        while True:
+            await asyncio.sleep(self._refresh_s)
+            try:
+                await self._refresh()
+            except (SQLAlchemyError, OSError) as error:
+                log.warning("model catalog not readable (%s); the loaded versions go on", type(error).__name__)
+
+    async def _refresh(self) -> None:
+        champions = await self._champions()
+        for registered in champions:
+            current = self._active.get(registered.name)
+            if current is not None and current.identity.id == registered.id:
+                continue
+            try:
+                self._active[registered.name] = await self._load(registered)
+            except SetupError as error:
+                log.error("%s:%s is not loaded: %s", registered.name, registered.version, error)
+        for name in set(self._active) - self._known:
+            del self._active[name]
+
+    async def _load(self, registered: Registered) -> Deployment:
+        deployment = await asyncio.get_running_loop().run_in_executor(self._executor, self._open, registered)
+        log.info("loaded %s:%s (sha256 %s)", registered.name, registered.version, registered.digest[:12])
+        return deployment
+
+    def _open(self, registered: Registered) -> Deployment:
+        stored = store.get(registered.name, registered.version, expected_digest=registered.digest)
+        factory = self._factories.get(stored.manifest.kind)
+        if factory is None:
+            raise SetupError(f"{stored.tag} is of kind {stored.manifest.kind!r}, for which there is no runner.")
+        runner = factory(stored.path, stored.manifest.parameters)
+        runner.warm_up()
+        identity = ModelIdentity(
+            id=registered.id, name=registered.name, version=registered.version, digest=registered.digest
+        )
+        return Deployment(identity, stored.manifest, Batcher(runner, self._executor, self._limits))

@@ -1,0 +1,235 @@
+"""The road of one prediction: admit, choose the version, look up, run, record, answer.
+
+No answer leaves before its record is committed. The cache may be gone, the audit trail may not.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+from uuid import UUID
+
+import orjson
+
+from access import policy
+from access.principal import Principal
+from audit.history import FirstAnswers
+from audit.record import Caller, FirstAnswer, Record, new_prediction_id
+from audit.trail import KeyTaken, Trail
+from errors import FollowupError, IdempotencyConflict, InternalFault, Overloaded
+from inference.cache import CacheKeys, ResultCache
+from inference.deployments import Deployment, Deployments
+from inference.single_flight import SingleFlight
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PredictionRequest:
+    """One thing to predict. `item_id` is the caller's own name for it inside a batch."""
+
+    model_name: str
+    input_data: Mapping[str, Any]
+    patient_id: str | None = None
+    use_cache: bool = True
+    item_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Idempotency:
+    """The caller's Idempotency-Key and the body that came with it."""
+
+    key: UUID
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """One prediction, ready to be shown once it is recorded."""
+
+    prediction_id: UUID
+    deployment: Deployment
+    result: dict[str, Any]
+    confidence: float | None
+    cache_hit: bool
+    inference_time_ms: float
+    item_id: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """An item of a batch that could not be predicted."""
+
+    item_id: str | None
+    error: FollowupError
+
+
+class Observer(Protocol):
+    """Told of every prediction, so that somebody can count. Must be quick and must not raise."""
+
+    def answered(self, model: str, version: str, latency_ms: float, *, cache_hit: bool) -> None: ...
+
+    def failed(self, model: str, version: str, *, shed: bool) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Computed:
+    result: dict[str, Any]
+    confidence: float | None
+    inference_time_ms: float
+
+
+class Pipeline:
+    """Everything a prediction passes on its way; one per process."""
+
+    def __init__(
+        self,
+        *,
+        deployments: Deployments,
+        cache: ResultCache,
+        cache_keys: CacheKeys,
+        trail: Trail,
+        first_answers: FirstAnswers,
+        observer: Observer,
+    ) -> None:
+        self._deployments = deployments
+        self._cache = cache
+        self._cache_keys = cache_keys
+        self._trail = trail
+        self._first_answers = first_answers
+        self._observer = observer
+        self._flights: SingleFlight[_Computed] = SingleFlight()
+
+    async def predict(
+        self,
+        principal: Principal,
+        caller: Caller,
+        request: PredictionRequest,
+        render: Callable[[Answer], bytes],
+        idempotency: Idempotency | None = None,
+    ) -> bytes:
+        """The rendered answer, recorded. Raises what the request deserves, from the tree in errors.py."""
+        policy.require(principal, policy.Action.PREDICT)
+        if idempotency is not None and (first := await self._first_answer(caller, idempotency)) is not None:
+            return first
+        answer, record = await self._answer(principal, caller, request, bulk=False)
+        body = render(answer)
+        return await self._commit([record], body, caller, idempotency)
+
+    async def predict_batch(
+        self,
+        principal: Principal,
+        caller: Caller,
+        requests: Sequence[PredictionRequest],
+        render: Callable[[Sequence[Answer | Refusal]], bytes],
+        idempotency: Idempotency | None = None,
+    ) -> bytes:
+        """One answer or refusal for each request, in order; the records of all answers share one commit."""
+        policy.require(principal, policy.Action.PREDICT)
+        if idempotency is not None and (first := await self._first_answer(caller, idempotency)) is not None:
+            return first
+        for name in {request.model_name for request in requests}:
+            self._deployments.get(name)  # an unknown model is a fault of the whole batch
+        outcomes = await asyncio.gather(*(self._attempt(principal, caller, request) for request in requests))
+        records = [outcome[1] for outcome in outcomes if not isinstance(outcome, Refusal)]
+        body = render([outcome if isinstance(outcome, Refusal) else outcome[0] for outcome in outcomes])
+        return await self._commit(records, body, caller, idempotency) if records else body
+
+    async def _attempt(
+        self, principal: Principal, caller: Caller, request: PredictionRequest
+    ) -> tuple[Answer, Record] | Refusal:
+        try:
+            return await self._answer(principal, caller, request, bulk=True)
+        except FollowupError as error:
+            return Refusal(item_id=request.item_id, error=error)
+
+    async def _answer(
+        self, principal: Principal, caller: Caller, request: PredictionRequest, *, bulk: bool
+    ) -> tuple[Answer, Record]:
+        started = time.perf_counter()
+        patient_id = policy.patient_of(principal, request.patient_id)
+        deployment = self._deployments.get(request.model_name)
+        identity = deployment.identity
+        item = deployment.runner.parse(request.input_data)
+        try:
+            computed, cache_hit = await self._result(deployment, item, use_cache=request.use_cache, bulk=bulk)
+        except (Overloaded, InternalFault) as error:
+            self._observer.failed(identity.name, identity.version, shed=isinstance(error, Overloaded))
+            raise
+        latency_ms = (time.perf_counter() - started) * 1000
+        answer = Answer(
+            prediction_id=new_prediction_id(),
+            deployment=deployment,
+            result=computed.result,
+            confidence=computed.confidence,
+            cache_hit=cache_hit,
+            inference_time_ms=latency_ms if cache_hit else computed.inference_time_ms,
+            item_id=request.item_id,
+        )
+        record = Record(
+            id=answer.prediction_id,
+            caller=caller,
+            model=identity,
+            patient_id=patient_id,
+            input_json=orjson.dumps(request.input_data),
+            result_json=orjson.dumps(answer.result),
+            confidence=answer.confidence,
+            cache_hit=cache_hit,
+            inference_time_ms=answer.inference_time_ms,
+            latency_ms=latency_ms,
+        )
+        self._observer.answered(identity.name, identity.version, latency_ms, cache_hit=cache_hit)
+        return answer, record
+
+    async def _result(
+        self, deployment: Deployment, item: Any, *, use_cache: bool, bulk: bool
+    ) -> tuple[_Computed, bool]:
+        """The result, and whether it was computed for somebody else before."""
+        if not (use_cache and deployment.manifest.cacheable):
+            return await self._compute(deployment, item, bulk=bulk), False
+        key = self._cache_keys.key(
+            model=deployment.identity.name,
+            model_digest=deployment.identity.digest,
+            preprocessing=deployment.manifest.preprocessing_version,
+            canonical_input=deployment.runner.canonical(item),
+        )
+        if (stored := await self._cache.get(key)) is not None:
+            known = orjson.loads(stored)
+            return _Computed(known["result"], known["confidence"], 0.0), True
+
+        async def compute_and_store() -> _Computed:
+            computed = await self._compute(deployment, item, bulk=bulk)
+            value = {"result": computed.result, "confidence": computed.confidence}
+            self._cache.put(key, orjson.dumps(value))
+            return computed
+
+        return await self._flights.do(key, compute_and_store)
+
+    async def _compute(self, deployment: Deployment, item: Any, *, bulk: bool) -> _Computed:
+        inferred = await deployment.batcher.infer(item, bulk=bulk)
+        return _Computed(inferred.prediction.result, inferred.prediction.confidence, inferred.inference_time_ms)
+
+    async def _commit(
+        self, records: Sequence[Record], body: bytes, caller: Caller, idempotency: Idempotency | None
+    ) -> bytes:
+        if idempotency is None:
+            await self._trail.record(records)
+            return body
+        mac = self._first_answers.request_mac(caller.route, idempotency.body)
+        answer = FirstAnswer(principal=caller.principal, key=idempotency.key, request_mac=mac, answer=body)
+        try:
+            await self._trail.record(records, answer)
+        except KeyTaken as taken:
+            first = await self._first_answer(caller, idempotency)
+            if first is None:
+                raise InternalFault("The first answer under this key is gone.") from taken
+            return first
+        return body
+
+    async def _first_answer(self, caller: Caller, idempotency: Idempotency) -> bytes | None:
+        found = await self._first_answers.find(caller.principal, idempotency.key)
+        if found is None:
+            return None
+        mac, answer = found
+        if mac != self._first_answers.request_mac(caller.route, idempotency.body):
+            raise IdempotencyConflict("Use a new key for a new request.")
+        return answer

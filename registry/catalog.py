@@ -1,0 +1,112 @@
+"""The catalog of versions in `ml_models`: what was registered, with which digest, and which version answers.
+
+Functions take a SQLAlchemy connection; whoever opened it commits.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final, Literal
+
+from sqlalchemy import Connection, insert, select, update
+from sqlalchemy.sql import func
+
+from database.tables import ModelVersion
+from errors import SetupError, UnknownModel
+from registry.store import StoredModel
+
+Alias = Literal["champion", "challenger"]
+
+_ROW: Final = ModelVersion.__table__.c
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Registered:
+    """One row of the catalog."""
+
+    id: int
+    name: str
+    version: str
+    kind: str
+    task: str
+    framework: str
+    digest: str
+    stage: str
+    alias: str | None
+    input_schema: dict[str, Any]
+    output_schema: dict[str, Any]
+    metrics: dict[str, Any]
+    training: dict[str, Any]
+    model_card: str
+    created_by: str
+    created_at: datetime
+    promoted_by: str | None
+    promoted_at: datetime | None
+
+
+def register(connection: Connection, stored: StoredModel) -> Registered:
+    """Write a stored version into the catalog; a version that is there already must have the same digest."""
+    manifest = stored.manifest
+    known = find(connection, manifest.name, manifest.version)
+    if known is not None:
+        if known.digest != stored.digest:
+            raise SetupError(f"{stored.tag} is registered with another digest; versions are never overwritten.")
+        return known
+    card = stored.path / "model_card.md"
+    connection.execute(
+        insert(ModelVersion).values(
+            name=manifest.name,
+            version=manifest.version,
+            kind=manifest.kind,
+            task=manifest.task,
+            framework=manifest.framework,
+            digest=stored.digest,
+            stage=manifest.stage,
+            input_schema=manifest.input_schema,
+            output_schema=manifest.output_schema,
+            metrics=manifest.metrics,
+            training=manifest.training,
+            model_card=card.read_text(encoding="utf-8") if card.exists() else "",
+            created_by=manifest.created_by,
+        )
+    )
+    registered = find(connection, manifest.name, manifest.version)
+    assert registered is not None
+    return registered
+
+
+def promote(connection: Connection, name: str, version: str, *, alias: Alias = "champion", by: str) -> None:
+    """Let a version answer under an alias; the version that had it steps back.
+
+    Raises UnknownModel, or SetupError for a version that is still experimental.
+    """
+    candidate = find(connection, name, version)
+    if candidate is None:
+        raise UnknownModel(f"{name}:{version} is not registered.")
+    if candidate.stage == "experimental" and alias == "champion":
+        raise SetupError(f"{name}:{version} is experimental: too little data stands behind it to let it answer.")
+    connection.execute(update(ModelVersion).where(_ROW.name == name, _ROW.alias == alias).values(alias=None))
+    connection.execute(
+        update(ModelVersion)
+        .where(_ROW.id == candidate.id)
+        .values(alias=alias, promoted_by=by, promoted_at=func.clock_timestamp())
+    )
+
+
+def find(connection: Connection, name: str, version: str) -> Registered | None:
+    row = connection.execute(select(*_ROW).where(_ROW.name == name, _ROW.version == version)).mappings().first()
+    return None if row is None else Registered(**row)
+
+
+def versions(connection: Connection, name: str | None = None) -> Sequence[Registered]:
+    """All versions, or those of one model; newest first."""
+    query = select(*_ROW).order_by(_ROW.name, _ROW.created_at.desc(), _ROW.id.desc())
+    if name is not None:
+        query = query.where(_ROW.name == name)
+    return [Registered(**row) for row in connection.execute(query).mappings()]
+
+
+def champions(connection: Connection) -> Sequence[Registered]:
+    """The versions that answer, one for each model."""
+    query = select(*_ROW).where(_ROW.alias == "champion").order_by(_ROW.name)
+    return [Registered(**row) for row in connection.execute(query).mappings()]
