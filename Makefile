@@ -21,10 +21,10 @@ setup: $(VENV)/.ready
 
 # A plain `pip install torch` takes several GB of CUDA. Where pip knows a local folder with the CPU wheel
 # (PIP_FIND_LINKS), take that one; elsewhere ask for the CPU build.
-$(VENV)/.ready: requirements.lock pyproject.toml
+$(VENV)/.ready: requirements-dev.lock pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet 'uv>=0.9'
-	$(BIN)/uv pip install --python $(BIN)/python --require-hashes --no-deps -r requirements.lock
+	$(BIN)/uv pip install --python $(BIN)/python --require-hashes --no-deps -r requirements-dev.lock
 	if $(BIN)/python -m pip install --quiet --no-index --no-deps --dry-run $(TORCH) 2>/dev/null; then \
 	  $(BIN)/uv pip install --python $(BIN)/python $${PIP_FIND_LINKS:+--find-links "$$PIP_FIND_LINKS"} $(TORCH); \
 	else \
@@ -33,7 +33,10 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 	$(BIN)/uv pip install --python $(BIN)/python --no-deps --editable .
 	touch $@
 
-# The lock carries hashes and no index address, so that it works behind any mirror.
+# Locks carry hashes and no index address, so that they work behind any mirror. The first is what serving needs and what the
+# image installs; the second adds training, the embedded servers and the tests, at the same versions.
+COMPILE := $(BIN)/uv pip compile pyproject.toml --generate-hashes --no-emit-index-url --python-version 3.11 \
+  --custom-compile-command 'make lock' --quiet
 lock:
-	$(BIN)/uv pip compile pyproject.toml --all-extras --generate-hashes --no-emit-index-url --python-version 3.11 \
-	  --custom-compile-command 'make lock' --quiet --upgrade -o requirements.lock
+	$(COMPILE) --upgrade -o requirements.lock
+	$(COMPILE) --all-extras --constraints requirements.lock -o requirements-dev.lock

@@ -1,0 +1,149 @@
+"""The composition root: builds every object of the server once, from the settings. Tests override parts by keyword."""
+
+import asyncio
+import os
+import platform
+from collections.abc import Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from runners.deterioration import DeteriorationRunner
+from runners.ner import NerRunner
+
+from access.jwks import FetchedKeys, KeySource, PinnedKeys
+from access.tokens import TokenVerifier
+from api.system import System
+from audit.envelope import Envelope, KeyedDigest, derive, root_key
+from audit.history import FirstAnswers, History
+from audit.trail import Trail
+from database.engine import libpq_url, open_async_engine
+from inference.cache import CacheKeys, NoCache, RedisCache, ResultCache
+from inference.deployments import Deployments, RunnerFactory
+from inference.pipeline import Pipeline
+from monitoring.metrics import Metrics
+from monitoring.performance import Fanout, PerformanceLogger
+from runners.batching import Limits
+from settings import Settings, load_settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Runtime:
+    """The system and the order in which its parts start and stop."""
+
+    system: System
+    performance_log: PerformanceLogger
+    executor: Executor
+
+    async def open(self) -> None:
+        """Connect, load and warm up. Raises when the server could not do its work."""
+        await self.system.trail.open()
+        await self.system.cache.open()
+        await self.system.deployments.open()
+        await self.performance_log.open()
+
+    async def close(self) -> None:
+        """Stop taking part in anything; what waits for the trail is still written."""
+        await self.system.deployments.close()
+        await self.system.trail.close()
+        await self.performance_log.close()
+        await self.system.cache.close()
+        await self.system.engine.dispose()
+        await asyncio.to_thread(self.executor.shutdown, cancel_futures=True)
+
+
+def bootstrap(
+    settings: Settings | None = None,
+    *,
+    cache: ResultCache | None = None,
+    keys: KeySource | None = None,
+    runners: Mapping[str, RunnerFactory] | None = None,
+) -> Runtime:
+    """Build everything; nothing is connected yet."""
+    settings = settings or load_settings()
+    root = root_key(settings.encryption_key.get_secret_value())
+    database_url = settings.database_url.get_secret_value()
+    engine = open_async_engine(database_url, pool_size=settings.database_pool_size)
+    records = Envelope(derive(root, "records"))
+    executor = ThreadPoolExecutor(settings.inference_threads, thread_name_prefix="inference")
+    metrics = Metrics()
+    performance_log = PerformanceLogger(engine, instance=f"{platform.node()}-{os.getpid()}")
+    deployments = Deployments(
+        engine, runners or _runners(settings), executor, _limits(settings), refresh_s=settings.model_refresh_s
+    )
+    trail = Trail(libpq_url(database_url), records, timeout_s=settings.audit_timeout_ms / 1000)
+    cache = cache or _cache(settings, root)
+    pipeline = Pipeline(
+        deployments=deployments,
+        cache=cache,
+        cache_keys=CacheKeys(KeyedDigest(derive(root, "cache keys")), tenant=settings.tenant),
+        trail=trail,
+        first_answers=FirstAnswers(engine, records, KeyedDigest(derive(root, "request digests"))),
+        observer=Fanout(metrics, performance_log),
+    )
+    metrics.gauge("followup_cache_up", "Whether the cache answers.", lambda: float(cache.enabled))
+    metrics.gauge("followup_audit_trail_up", "Whether the audit trail can be written.", lambda: float(trail.reachable))
+    system = System(
+        demo=settings.followup_mode == "demo",
+        engine=engine,
+        verifier=TokenVerifier(
+            keys or _keys(settings), issuer=settings.cognito_issuer, client_ids=settings.cognito_client_ids
+        ),
+        pipeline=pipeline,
+        deployments=deployments,
+        cache=cache,
+        trail=trail,
+        history=History(engine, records),
+        metrics=metrics,
+    )
+    return Runtime(system=system, performance_log=performance_log, executor=executor)
+
+
+def _runners(settings: Settings) -> Mapping[str, RunnerFactory]:
+    threads = settings.onnx_intra_op_threads
+
+    def ner(folder: Path, parameters: Mapping[str, Any]) -> NerRunner:
+        return NerRunner(folder, parameters, intra_op_threads=threads)
+
+    def deterioration(folder: Path, parameters: Mapping[str, Any]) -> DeteriorationRunner:
+        return DeteriorationRunner(folder, parameters, intra_op_threads=threads)
+
+    return {"clinical-ner": ner, "deterioration": deterioration}
+
+
+def _limits(settings: Settings) -> Limits:
+    return Limits(
+        batch_items=settings.batch_max_items,
+        batch_tokens=settings.batch_max_tokens,
+        queue_items=settings.queue_max_items,
+        queue_tokens=settings.queue_max_tokens,
+        slots=min(settings.inference_threads, os.cpu_count() or 1),
+    )
+
+
+def _keys(settings: Settings) -> KeySource:
+    if settings.cognito_jwks_file:
+        return PinnedKeys(Path(settings.cognito_jwks_file))
+    return FetchedKeys(settings.cognito_jwks_url or f"{settings.cognito_issuer}/.well-known/jwks.json")
+
+
+def _cache(settings: Settings, root: bytes) -> ResultCache:
+    if not settings.redis_host and not settings.redis_socket:
+        return NoCache()
+    timeout_s = settings.cache_timeout_ms / 1000
+    # redis-py's own retries would make one call to a frozen server last for seconds.
+    common: dict[str, Any] = {
+        "socket_timeout": timeout_s,
+        "socket_connect_timeout": timeout_s,
+        "retry": Retry(NoBackoff(), 0),
+        "password": settings.redis_password.get_secret_value() or None,
+    }
+    if settings.redis_socket:
+        client = Redis(unix_socket_path=settings.redis_socket, **common)
+    else:
+        client = Redis(host=settings.redis_host, port=settings.redis_port, ssl=settings.redis_tls, **common)
+    return RedisCache(client, Envelope(derive(root, "cache values")), ttl_s=settings.cache_ttl_s, timeout_s=timeout_s)

@@ -1,0 +1,217 @@
+"""The command line: `followup …`. Each command says what it does and exits with 1 and one line when it cannot."""
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from errors import FollowupError, SetupError
+
+ROOT: Final = Path(__file__).resolve().parent
+
+app = typer.Typer(
+    help="Self-hosted, audited ML inference for wellness monitoring.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+train_app = typer.Typer(help="Train a model, save it to the store and register it.", no_args_is_help=True)
+models_app = typer.Typer(help="Versions of models: which there are, which one answers.", no_args_is_help=True)
+app.add_typer(train_app, name="train")
+app.add_typer(models_app, name="models")
+
+console = Console()
+Json = Annotated[bool, typer.Option("--json", help="For machines.")]
+
+
+def explained(command: Callable[..., None]) -> Callable[..., None]:
+    """Turns what cannot be done into one line on standard error."""
+
+    @wraps(command)
+    def run(*arguments: Any, **options: Any) -> None:
+        try:
+            command(*arguments, **options)
+        except (SetupError, FollowupError) as error:
+            Console(stderr=True).print(f"followup: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+            raise typer.Exit(1) from error
+
+    return run
+
+
+@app.command()
+@explained
+def up(
+    port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 8000,
+) -> None:
+    """Set up everything for a demo on this machine, then serve it. Not for patients' data."""
+    from demo_server import run
+
+    run(port=port)
+
+
+@app.command()
+@explained
+def serve() -> None:
+    """Serve with the settings of the environment: real PostgreSQL, Redis and Cognito. Refuses to start when one is missing."""
+    from settings import load_settings
+
+    settings = load_settings()
+    if settings.followup_mode == "demo":
+        raise SetupError("FOLLOWUP_MODE is demo: use `followup up`.")
+    os.environ.setdefault("BENTOML_HOME", str(settings.store.resolve()))
+    os.environ["BENTOML_DO_NOT_TRACK"] = "True"
+    host, port = settings.followup_host, str(settings.followup_port)
+    command = [sys.executable, "-m", "bentoml", "serve", "service:FollowupML", "--host", host, "--port", port]
+    os.chdir(ROOT)
+    os.execv(sys.executable, command)  # noqa: S606 - no shell, and nothing but our own arguments
+
+
+@app.command()
+@explained
+def token(
+    role: Annotated[str, typer.Option(help="clinician, patient, ml-engineer, approver, auditor, admin or service.")],
+    sub: Annotated[str | None, typer.Option(help="Cognito sub; default: the demo's person of that role.")] = None,
+) -> None:
+    """Print a token of the demo's issuer, good for 15 minutes."""
+    from access.dev_issuer import DevIssuer, demo_subject
+    from access.principal import Role
+    from demo import HOME
+
+    if role not in set(Role):
+        raise SetupError(f"There is no role of that name. Roles: {', '.join(Role)}.")
+    home = Path(os.environ.get("FOLLOWUP_HOME", HOME))
+    if not (home / "issuer").exists():
+        raise SetupError(f"There is no demo in {home}: start it with `followup up`, or set FOLLOWUP_HOME.")
+    print(DevIssuer(home / "issuer").token([role], sub or demo_subject(role)))
+
+
+@contextmanager
+def _database() -> Iterator[Any]:
+    """An engine on DATABASE_URL, or on the demo's database when that is not set."""
+    from database.engine import open_engine
+    from demo import HOME, Demo
+
+    demo = None
+    if "DATABASE_URL" not in os.environ:
+        home = Path(os.environ.get("FOLLOWUP_HOME", HOME))
+        if not home.exists():
+            raise SetupError("DATABASE_URL is not set, and there is no demo here.")
+        demo = Demo(home)
+        os.environ.update(demo.start())
+    engine = open_engine(os.environ["DATABASE_URL"])
+    try:
+        yield engine
+    finally:
+        engine.dispose()
+        if demo is not None:
+            demo.stop()
+
+
+def _register(engine: Any, stored: Any, *, promote: bool) -> None:
+    from registry import catalog
+
+    with engine.begin() as connection:
+        catalog.register(connection, stored)
+        if promote:
+            catalog.promote(connection, stored.manifest.name, stored.manifest.version, by=os.environ.get("USER", "cli"))
+    answers = "; it answers now" if promote else f"; to let it answer: followup models promote {stored.tag}"
+    console.print(f"Saved and registered {stored.tag}{answers}", highlight=False, soft_wrap=True)
+
+
+Promote = Annotated[bool, typer.Option("--promote", help="Let it answer at once.")]
+Seed = Annotated[int, typer.Option(help="The same seed, data and machine give the same model.")]
+
+
+@app.command("demo-data")
+@explained
+def demo_data(
+    patients: Annotated[int, typer.Option(min=1, help="How many made-up people.")] = 300,
+    days: Annotated[int, typer.Option(min=14, help="How many days of each, ending yesterday.")] = 90,
+    seed: Seed = 7,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace simulated rows that are there already.")] = False,
+) -> None:
+    """Fill patient_measurements and patient_outcomes from the simulator."""
+    from training.demo_data import load_demo_data
+
+    with _database() as engine:
+        load_demo_data(engine, patients=patients, days=days, seed=seed, replace=replace)
+
+
+@models_app.command("list")
+@explained
+def list_models(as_json: Json = False) -> None:
+    """All registered versions."""
+    from registry import catalog
+
+    with _database() as engine, engine.connect() as connection:
+        versions = catalog.versions(connection)
+    if as_json:
+        names = ("name", "version", "alias", "stage", "task", "digest", "metrics")
+        print(json.dumps([{name: getattr(version, name) for name in names} for version in versions], indent=2))
+        return
+    table = Table("model", "version", "alias", "stage", "created", "digest")
+    for version in versions:
+        created = version.created_at.strftime("%Y-%m-%d %H:%M")
+        table.add_row(version.name, version.version, version.alias or "", version.stage, created, version.digest[:12])
+    console.print(table)
+
+
+@models_app.command()
+@explained
+def show(tag: Annotated[str, typer.Argument(help="NAME:VERSION")], as_json: Json = False) -> None:
+    """One version in full, with its model card."""
+    from dataclasses import asdict
+
+    from registry import catalog
+
+    name, _, version = tag.partition(":")
+    with _database() as engine, engine.connect() as connection:
+        registered = catalog.find(connection, name, version)
+    if registered is None:
+        raise SetupError("No such version: followup models list")
+    if as_json:
+        print(json.dumps(asdict(registered), indent=2, default=str))
+    else:
+        console.print(registered.model_card, markup=False, highlight=False)
+
+
+@models_app.command()
+@explained
+def promote(tag: Annotated[str, typer.Argument(help="NAME:VERSION")]) -> None:
+    """Let a version answer; running servers take it over within seconds, without a restart."""
+    from registry import catalog
+
+    name, _, version = tag.partition(":")
+    with _database() as engine, engine.begin() as connection:
+        catalog.promote(connection, name, version, by=os.environ.get("USER", "cli"))
+    console.print(f"{tag} answers now", highlight=False)
+
+
+@models_app.command()
+@explained
+def register(
+    tag: Annotated[str, typer.Argument(help="NAME:VERSION of the BentoML store")], promote: Promote = False
+) -> None:
+    """Register a version that came into the store by `bentoml models import`."""
+    from registry import store
+
+    name, _, version = tag.partition(":")
+    with _database() as engine:
+        _register(engine, store.get(name, version), promote=promote)
+
+
+def main() -> None:
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -19,7 +19,7 @@
         └── AuditUnavailable    503
     SetupError                  stops a command or a start-up; never reaches a client
 
-The first line of a docstring is the title of the problem, `slug` its stable type. A message never carries what was sent.
+The first line of a docstring is the title of the problem, `slug` its stable type. No message carries what was sent.
 """
 
 from collections.abc import Sequence

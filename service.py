@@ -1,0 +1,96 @@
+"""The Bento: one service class that wires the system to BentoML and does no work of its own.
+
+bentoml serve service:FollowupML      needs the settings of docs/settings.md
+followup up                           sets up everything for a demo first
+"""
+
+import bentoml
+from starlette.responses import Response
+
+from api.gate import Gate
+from api.problems import as_followup_error, problem_response
+from api.routes import TABLE, predict
+from api.routing import Route
+from api.schemas import (
+    BatchRequest,
+    BatchResponse,
+    DeteriorationRequest,
+    DeteriorationResponse,
+    PredictRequest,
+    PredictResponse,
+    SymptomAnalysisRequest,
+    SymptomAnalysisResponse,
+)
+from api.system import System
+from bootstrap import bootstrap
+
+
+@bentoml.service(
+    name="followup_ml",
+    workers=1,  # the batcher gathers best when all requests pass one process; scale by replicas
+    traffic={"timeout": 60},
+    # BentoML's own access log, traces and metrics label by raw path and cost more than a prediction: ours are in api/ and monitoring/.
+    logging={"access": {"enabled": False}},
+    metrics={"enabled": False},
+    tracing={"excluded_urls": ".*"},
+)
+class FollowupML:
+    """Self-hosted, audited predictions for wellness monitoring."""
+
+    def __init__(self) -> None:
+        self.runtime = bootstrap()
+
+    @property
+    def system(self) -> System:
+        return self.runtime.system
+
+    @bentoml.on_startup
+    async def start(self) -> None:
+        await self.runtime.open()
+
+    @bentoml.on_shutdown
+    async def stop(self) -> None:
+        await self.runtime.close()
+
+    async def __is_ready__(self) -> bool:
+        return self.system.ready
+
+    @bentoml.api(route=predict.PREDICT.path)
+    async def predict(self, body: PredictRequest, /, ctx: bentoml.Context) -> PredictResponse:
+        """Any model by name."""
+        return await self._answer(predict.PREDICT, ctx)  # type: ignore[return-value]
+
+    @bentoml.api(route=predict.SYMPTOM_ANALYSIS.path)
+    async def symptom_analysis(self, body: SymptomAnalysisRequest, /, ctx: bentoml.Context) -> SymptomAnalysisResponse:
+        """Symptoms, medications and conditions in a note."""
+        return await self._answer(predict.SYMPTOM_ANALYSIS, ctx)  # type: ignore[return-value]
+
+    @bentoml.api(route=predict.DETERIORATION.path)
+    async def deterioration(self, body: DeteriorationRequest, /, ctx: bentoml.Context) -> DeteriorationResponse:
+        """A week of home measurements against the person's own baseline."""
+        return await self._answer(predict.DETERIORATION, ctx)  # type: ignore[return-value]
+
+    @bentoml.api(route=predict.BATCH.path)
+    async def predict_batch(self, body: BatchRequest, /, ctx: bentoml.Context) -> BatchResponse:
+        """Up to 64 items of one model."""
+        return await self._answer(predict.BATCH, ctx)  # type: ignore[return-value]
+
+    async def _answer(self, route: Route, ctx: bentoml.Context) -> Response:
+        """A rendered response: BentoML passes it on as it is, status and all."""
+        admitted = ctx.request.scope["state"]["admitted"]
+        assert route.handler is not None
+        try:
+            response = await route.handler(self.system, admitted)
+        except Exception as error:  # BentoML would answer in words of its own and log the request
+            shown = as_followup_error(error, route=route.path, request_id=admitted.request_id)
+            response = problem_response(shown, admitted.request_id)
+        ctx.response.status_code = response.status_code
+        return response
+
+
+def _system() -> System:
+    system: System = bentoml.get_current_service().system
+    return system
+
+
+FollowupML.add_asgi_middleware(Gate, table=TABLE, system=_system)

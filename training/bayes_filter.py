@@ -1,7 +1,8 @@
 """The best any model can do in the simulated world: the exact posterior of a decline, given seven days of readings.
 
-All hidden state is discrete, so the forward algorithm is exact. The filter knows every constant of the world and the rule
-by which windows are chosen (no decline began in the window or in the days just before it). What it scores is a ceiling.
+All hidden state is discrete, so the forward algorithm is exact. The filter knows every constant of the world and the
+rule by which windows are chosen (no decline began in the window or in the days just before it). What it scores is a
+ceiling.
 """
 
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from clinical.vitals import HORIZON_DAYS, WINDOW_DAYS
 from training.simulator import Floats, Integers, Phase, World, normal_cdf
 
-_CHUNK = 256
+_CHUNK = 64
 
 
 class BayesFilter:
@@ -25,6 +26,9 @@ class BayesFilter:
         self._readings = self._reading_tables()
         self._prior = self._prior_after(clear_days_before)
         self._ahead = self._onset_ahead()
+        self._phase_forward = self._no_onset.transpose(0, 2, 1)[:, None]  # [baseline, 1, phase to, phase from]
+        w = self.world
+        self._rest_steps = np.kron(np.kron(w.wellbeing_steps, w.flare_steps), w.engagement_steps)
 
     def posterior(self, windows: NDArray[np.float32]) -> Floats:
         """float64[n] for windows float32[n, 7, 4] as simulated (rounded, clipped, NaN where not measured)."""
@@ -70,31 +74,26 @@ class BayesFilter:
 
     def _onset_ahead(self) -> Floats:
         """P(a decline begins within the horizon | baseline, phase on the window's last day), [baseline, phase]."""
-        clear = np.ones(self._no_onset.shape[:2])
+        clear: Floats = np.ones(self._no_onset.shape[:2])
         for _ in range(HORIZON_DAYS):
             clear = np.einsum("bpq,bq->bp", self._no_onset, clear)
-        return 1.0 - clear
+        return np.asarray(1.0 - clear)
 
     def _step(self, state: Floats) -> Floats:
-        """One day on, without a decline beginning: state [n, baseline, bias, phase, wellbeing, flare, engagement]."""
-        world = self.world
-        state = np.einsum("nbrpwfe,bpq->nbrqwfe", state, self._no_onset, optimize=True)
-        state = np.einsum("nbrpwfe,wv->nbrpvfe", state, world.wellbeing_steps, optimize=True)
-        fast = np.einsum("fg,ed->fegd", world.flare_steps, world.engagement_steps).reshape(4, 4)
-        shape = state.shape
-        return (state.reshape(-1, 4) @ fast).reshape(shape)
+        """One day on, without a decline beginning: state [n, baseline, bias, phase, rest], where `rest` is wellbeing x
+        flare x engagement, which move on independently of the phase."""
+        return np.asarray(np.matmul(self._phase_forward, state) @ self._rest_steps)
 
     def _likelihood(self, day: Floats) -> Floats:
         """P(a day's four readings | state) for day float64[n, 4]."""
-        p, rows = self.world.parameters, np.isnan(day)
+        rows = np.isnan(day)
         told = np.ones((len(day), *self.world.means.shape[1:]))
         for feature, table in enumerate(self._readings):
             told *= table[self._index(day[:, feature], rows[:, feature], feature)]
         shown = (1.0 - self.world.skip)[:, None, None, :]
         skipped = self.world.skip[:, None, None, :]
         nothing = rows.all(axis=1).reshape(-1, *(1,) * 6)
-        assert len(p.noise_sd) == day.shape[1]
-        return told[..., None] * shown + nothing * skipped
+        return np.asarray(told[..., None] * shown + nothing * skipped)
 
     def _index(self, values: Floats, missing: NDArray[np.bool_], feature: int) -> Integers:
         p = self.world.parameters
@@ -102,11 +101,13 @@ class BayesFilter:
         return np.where(missing, len(self._readings[feature]) - 1, np.rint(steps).astype(np.int64))
 
     def _chunk(self, windows: NDArray[np.float32]) -> Floats:
-        state = np.broadcast_to(self._prior, (len(windows), *self._prior.shape))
+        *outer, wellbeing, flare, engagement = self._prior.shape
+        prior = self._prior.reshape(*outer, wellbeing * flare * engagement)
+        state = np.broadcast_to(prior, (len(windows), *prior.shape))
         for day in range(WINDOW_DAYS):
-            state = self._step(state) * self._likelihood(windows[:, day].astype(np.float64))
-            state = state / state.sum(axis=(1, 2, 3, 4, 5, 6), keepdims=True)
-        return np.asarray(np.einsum("nbrpwfe,bp->n", state, self._ahead), dtype=np.float64)
+            state = self._step(state) * self._likelihood(windows[:, day].astype(np.float64)).reshape(state.shape)
+            state = state / state.sum(axis=(1, 2, 3, 4), keepdims=True)
+        return np.asarray(np.einsum("nbrps,bp->n", state, self._ahead), dtype=np.float64)
 
 
 @dataclass(frozen=True, slots=True)

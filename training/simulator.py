@@ -1,8 +1,9 @@
-"""A made-up world of home measurements whose best possible score is known, because all of its hidden state is discrete.
+"""A made-up world of home measurements whose best possible score is known, because all hidden state is discrete.
 
-It exists for two things: demo data that carry no person's data, and an honest yardstick (`bayes_filter` computes exactly
-what seven days of such readings can tell). It is not a claim about real people: only the shape is borrowed, such as
-19-25 % of days missing, long gaps, patients who differ more from each other than from themselves, and false alarms.
+It exists for two things: demo data that carry no person's data, and an honest yardstick (`bayes_filter` computes
+exactly what seven days of such readings can tell). It is not a claim about real people: only the shape is borrowed,
+such as 19-25 % of days missing, long gaps, patients who differ more from each other than from themselves, and ramps
+that come to nothing.
 
 Hidden state of a patient: baseline (4) x reporting bias (3), fixed; phase of an episode (7) x wellbeing (9) x benign
 flare (2) x engagement (2), a Markov chain with a step a day. A decline begins on the day the phase enters DECLINE.
@@ -24,6 +25,8 @@ Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 SOURCE: Final = "simulator"
+ID_PREFIX: Final = "5eedda7a-"
+"""Every simulated patient's id starts so ("seed data"), and is otherwise a UUID like a Cognito sub."""
 DECLINE_LABEL: Final = "decline"
 HISTORY_DAYS: Final = 14
 """Outcomes are known this many days before the first measurement, so that no window's past is in doubt."""
@@ -101,7 +104,7 @@ class WorldParameters:
 
 def normal_cdf(values: Floats) -> Floats:
     """The standard normal's distribution function, elementwise."""
-    return 0.5 * (1.0 + np.frompyfunc(erf, 1, 1)(values / sqrt(2.0)).astype(np.float64))
+    return 0.5 * (1.0 + np.asarray(np.frompyfunc(erf, 1, 1)(values / sqrt(2.0)), dtype=np.float64))
 
 
 def _tauchen(points: int, persistence: float) -> tuple[Floats, Floats]:
@@ -117,8 +120,9 @@ def _tauchen(points: int, persistence: float) -> tuple[Floats, Floats]:
 def stationary(steps: Floats) -> Floats:
     """The stationary distribution of a transition matrix float64[n, n]."""
     system = np.vstack([steps.T - np.eye(len(steps)), np.ones(len(steps))])
-    solution: Floats = np.linalg.lstsq(system, np.append(np.zeros(len(steps)), 1.0), rcond=None)[0]
-    return np.clip(solution, 0.0, None) / np.clip(solution, 0.0, None).sum()
+    solution = np.linalg.lstsq(system, np.append(np.zeros(len(steps)), 1.0), rcond=None)[0]
+    weights: Floats = np.clip(solution, 0.0, None)
+    return np.asarray(weights / weights.sum())
 
 
 class World:
@@ -192,14 +196,16 @@ class Cohort:
 def _draw(generator: np.random.Generator, weights: Floats) -> Integers:
     """One category for each row of weights float64[n, categories]."""
     drawn = (weights.cumsum(axis=1) < generator.random((len(weights), 1))).sum(axis=1)
-    return np.minimum(drawn, weights.shape[1] - 1)
+    return np.asarray(np.minimum(drawn, weights.shape[1] - 1))
 
 
 def simulate(patients: int, days: int, *, seed: int, last_day: date, world: World | None = None) -> Cohort:
     """Draw a cohort whose series end on `last_day`. The same arguments give the same cohort."""
     world = world or World()
     p, generator = world.parameters, np.random.default_rng(seed)
-    ids = tuple(str(uuid.UUID(bytes=generator.bytes(16), version=4)) for _ in range(patients))
+    ids = tuple(
+        ID_PREFIX + str(uuid.UUID(bytes=generator.bytes(16), version=4))[len(ID_PREFIX) :] for _ in range(patients)
+    )
     baseline = generator.choice(len(p.baseline_weights), size=patients, p=p.baseline_weights)
     bias = generator.choice(len(p.bias_weights), size=patients, p=p.bias_weights)
     phase = _draw(generator, world.phase_start[baseline])

@@ -1,0 +1,112 @@
+"""What models there are, and how they do."""
+
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Any
+
+from starlette.responses import Response
+
+from access.policy import Action
+from api.answers import answer, bounded, whole_number
+from api.routing import BASE, Admitted, QueryParameter, Route
+from api.schemas import ModelDetail, ModelList, PerformanceShown
+from api.system import System
+from errors import UnknownModel
+from monitoring.performance import performance
+from registry import catalog
+from registry.catalog import Registered
+
+_LONGEST_HOURS = 24 * 90
+
+
+async def list_models(system: System, admitted: Admitted) -> Response:
+    """All models with their versions, newest first."""
+    versions = await bounded(_versions(system))
+    models = [
+        {"name": name, "versions": [_summary(system, version) for version in group]}
+        for name, group in groupby(versions, key=lambda version: version.name)
+    ]
+    return answer({"models": models})
+
+
+async def show_model(system: System, admitted: Admitted) -> Response:
+    """One model, its versions in full."""
+    name = admitted.path_parameters["name"]
+    versions = await bounded(_versions(system, name))
+    if not versions:
+        raise UnknownModel("No model of this name is registered.")
+    return answer({"name": name, "versions": [_detail(system, version) for version in versions]})
+
+
+async def show_performance(system: System, admitted: Admitted) -> Response:
+    """Latency, throughput, failures and cache hits of the last hours."""
+    name = admitted.path_parameters["name"]
+    hours = whole_number(admitted.query, "hours", default=24, least=1, most=_LONGEST_HOURS)
+    if not await bounded(_versions(system, name)):
+        raise UnknownModel("No model of this name is registered.")
+    return answer(await bounded(performance(system.engine, name, hours)))
+
+
+async def _versions(system: System, name: str | None = None) -> Sequence[Registered]:
+    async with system.engine.connect() as connection:
+        return await connection.run_sync(catalog.versions, name)
+
+
+def _summary(system: System, version: Registered) -> dict[str, Any]:
+    return {
+        "version": version.version,
+        "alias": version.alias,
+        "stage": version.stage,
+        "task": version.task,
+        "framework": version.framework,
+        "digest": version.digest,
+        "loaded": system.deployments.is_loaded(version.name, version.version),
+        "created_by": version.created_by,
+        "created_at": version.created_at,
+        "metrics": version.metrics,
+    }
+
+
+def _detail(system: System, version: Registered) -> dict[str, Any]:
+    return {
+        **_summary(system, version),
+        "input_schema": version.input_schema,
+        "output_schema": version.output_schema,
+        "training": version.training,
+        "model_card": version.model_card,
+    }
+
+
+ROUTES = (
+    Route(
+        method="GET",
+        path=f"{BASE}/models",
+        action=Action.READ_MODELS,
+        summary="List models and their versions",
+        handler=list_models,
+        response=ModelList,
+    ),
+    Route(
+        method="GET",
+        path=f"{BASE}/models/{{name}}",
+        action=Action.READ_MODELS,
+        summary="Show one model, its versions and model cards",
+        handler=show_model,
+        response=ModelDetail,
+    ),
+    Route(
+        method="GET",
+        path=f"{BASE}/models/{{name}}/performance",
+        action=Action.READ_STATS,
+        summary="Show a model's latency, throughput, failures and cache hits",
+        handler=show_performance,
+        response=PerformanceShown,
+        query=(
+            QueryParameter(
+                name="hours",
+                schema={"type": "integer", "minimum": 1, "maximum": _LONGEST_HOURS, "default": 24},
+                description="How far back.",
+            ),
+        ),
+    ),
+)

@@ -1,0 +1,173 @@
+"""The predicting calls: body → pipeline → answer."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import orjson
+from starlette.responses import Response
+
+from access.policy import Action
+from api.problems import problem
+from api.routing import BASE, Admitted, Route
+from api.schemas import (
+    BatchRequest,
+    BatchResponse,
+    DeteriorationRequest,
+    DeteriorationResponse,
+    PredictRequest,
+    PredictResponse,
+    SymptomAnalysisRequest,
+    SymptomAnalysisResponse,
+)
+from api.system import System
+from clinical import wellness
+from errors import FieldFault, InvalidInput
+from inference.pipeline import Answer, PredictionRequest, Refusal
+
+SYMPTOM_MODEL = "clinical_ner"
+DETERIORATION_MODEL = "deterioration_lstm"
+
+
+async def predict(system: System, admitted: Admitted) -> Response:
+    """Any model by name."""
+    body: PredictRequest = admitted.body
+    request = PredictionRequest(
+        model_name=body.model_name, input_data=body.input_data, patient_id=body.patient_id, use_cache=body.use_cache
+    )
+    try:
+        return await _one(system, admitted, request, _generic)
+    except InvalidInput as error:
+        # A model's parser points into `input_data`, the client's pointer begins at the body.
+        faults = [FieldFault(f"/input_data{fault.pointer}", fault.message) for fault in error.faults]
+        raise InvalidInput(error.detail, faults) from error
+
+
+async def symptom_analysis(system: System, admitted: Admitted) -> Response:
+    """Entities of a note."""
+    body: SymptomAnalysisRequest = admitted.body
+    request = PredictionRequest(
+        model_name=SYMPTOM_MODEL,
+        input_data={"text": body.text},
+        patient_id=body.patient_id,
+        use_cache=body.use_cache,
+    )
+    return await _one(system, admitted, request, lambda answer: {"entities": answer.result["entities"]})
+
+
+async def deterioration(system: System, admitted: Admitted) -> Response:
+    """A week of measurements, as a wellness score."""
+    body: DeteriorationRequest = admitted.body
+    request = PredictionRequest(
+        model_name=DETERIORATION_MODEL, input_data={"measurements": body.measurements}, patient_id=body.patient_id
+    )
+    return await _one(
+        system,
+        admitted,
+        request,
+        lambda answer: {"risk": answer.result, "notice": wellness.notice(answer.result["band"])},
+    )
+
+
+async def predict_batch(system: System, admitted: Admitted) -> Response:
+    """Up to 64 items of one model; one result or one problem for each, in order."""
+    body: BatchRequest = admitted.body
+    ids = [item.id for item in body.items]
+    if len(set(ids)) != len(ids):
+        raise InvalidInput("Two items have the same id.", [FieldFault("/items", "ids must differ")])
+    requests = [
+        PredictionRequest(
+            model_name=body.model_name, input_data=item.input_data, patient_id=item.patient_id, item_id=item.id
+        )
+        for item in body.items
+    ]
+    rendered = await system.pipeline.predict_batch(
+        admitted.principal, admitted.caller, requests, partial(_batch, system, admitted, body), admitted.idempotency
+    )
+    return _json(rendered)
+
+
+async def _one(
+    system: System, admitted: Admitted, request: PredictionRequest, shape: Callable[[Answer], dict[str, Any]]
+) -> Response:
+    def render(answer: Answer) -> bytes:
+        identity = answer.deployment.identity
+        document = {
+            "prediction_id": str(answer.prediction_id),
+            **shape(answer),
+            "model": {"name": identity.name, "version": identity.version},
+            "metadata": {
+                "inference_time_ms": round(answer.inference_time_ms, 3),
+                "cache_hit": answer.cache_hit,
+                "request_id": str(admitted.request_id),
+            },
+        }
+        return orjson.dumps(document)
+
+    rendered = await system.pipeline.predict(admitted.principal, admitted.caller, request, render, admitted.idempotency)
+    return _json(rendered)
+
+
+def _generic(answer: Answer) -> dict[str, Any]:
+    return {"result": answer.result, "confidence": answer.confidence}
+
+
+def _batch(system: System, admitted: Admitted, body: BatchRequest, outcomes: Sequence[Answer | Refusal]) -> bytes:
+    identity = system.deployments.get(body.model_name).identity
+    items: list[dict[str, Any]] = []
+    for outcome in outcomes:
+        if isinstance(outcome, Refusal):
+            items.append({"id": outcome.item_id, "problem": problem(outcome.error, admitted.request_id)})
+        else:
+            items.append(
+                {
+                    "id": outcome.item_id,
+                    "prediction_id": str(outcome.prediction_id),
+                    **_generic(outcome),
+                    "cache_hit": outcome.cache_hit,
+                }
+            )
+    return orjson.dumps(
+        {
+            "model": {"name": identity.name, "version": identity.version},
+            "items": items,
+            "metadata": {"request_id": str(admitted.request_id)},
+        }
+    )
+
+
+def _json(rendered: bytes) -> Response:
+    return Response(rendered, media_type="application/json")
+
+
+def _route(path: str, summary: str, handler: Any, body: Any, response: Any) -> Route:
+    return Route(
+        method="POST",
+        path=f"{BASE}{path}",
+        action=Action.PREDICT,
+        summary=summary,
+        handler=handler,
+        body=body,
+        response=response,
+        bento=True,
+    )
+
+
+PREDICT = _route("/predict", "Predict with any model", predict, PredictRequest, PredictResponse)
+SYMPTOM_ANALYSIS = _route(
+    "/predict/symptom-analysis",
+    "Find symptoms, medications and conditions in a note",
+    symptom_analysis,
+    SymptomAnalysisRequest,
+    SymptomAnalysisResponse,
+)
+DETERIORATION = _route(
+    "/predict/deterioration",
+    "Compare a week of home measurements with the person's own baseline",
+    deterioration,
+    DeteriorationRequest,
+    DeteriorationResponse,
+)
+BATCH = _route("/predict/batch", "Predict up to 64 items", predict_batch, BatchRequest, BatchResponse)
+
+ROUTES = (PREDICT, SYMPTOM_ANALYSIS, DETERIORATION, BATCH)

@@ -1,0 +1,92 @@
+"""The route table: every address there is, what it does and who may call it. What is not in the table does not exist.
+
+The gate, the OpenAPI document and the tests all read this one table, so that none of them can know a route the others don't.
+"""
+
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+from pydantic import BaseModel
+from starlette.responses import Response
+
+from access.policy import Action
+from access.principal import Principal
+from api.schemas import Body
+from api.system import System
+from audit.record import Caller
+from errors import MethodNotAllowed, NotFound
+from inference.pipeline import Idempotency
+
+BASE = "/api/v1/ml"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Admitted:
+    """A request that passed the gate."""
+
+    principal: Principal
+    caller: Caller
+    body: Any
+    idempotency: Idempotency | None
+    path_parameters: Mapping[str, str]
+    query: Mapping[str, str]
+
+    @property
+    def request_id(self) -> UUID:
+        return self.caller.request_id
+
+
+Handler = Callable[[System, Admitted], Awaitable[Response]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueryParameter:
+    """A parameter of the query string, for the OpenAPI document."""
+
+    name: str
+    schema: Mapping[str, Any]
+    description: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """One method of one address."""
+
+    method: str
+    path: str
+    action: Action
+    summary: str
+    handler: Handler | None = None  # None: BentoML itself answers
+    bento: bool = False  # reached through a BentoML API, which calls the handler, so that BentoML's clients know it
+    body: type[Body] | None = None
+    response: type[BaseModel] | None = None
+    query: Sequence[QueryParameter] = ()
+    open_in_demo: bool = False
+    pattern: re.Pattern[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        pattern = re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]{1,128})", self.path))
+        object.__setattr__(self, "pattern", pattern)
+
+
+class RouteTable:
+    """Finds the route of a request."""
+
+    def __init__(self, routes: Sequence[Route]) -> None:
+        self.routes = tuple(routes)
+        self._exact = {(route.method, route.path): route for route in routes if "{" not in route.path}
+        self._templates = [route for route in routes if "{" in route.path]
+
+    def find(self, method: str, path: str) -> tuple[Route, Mapping[str, str]]:
+        """The route and its path parameters. Raises NotFound or MethodNotAllowed."""
+        if (route := self._exact.get((method, path))) is not None:
+            return route, {}
+        for route in self._templates:
+            if route.method == method and (match := route.pattern.fullmatch(path)):
+                return route, match.groupdict()
+        if any(route.pattern.fullmatch(path) for route in self.routes):
+            raise MethodNotAllowed("Another method is needed at this address.")
+        raise NotFound("There is nothing at this address.")

@@ -1,0 +1,255 @@
+"""The bodies of the contract. Requests are strict, refuse unknown fields and never show what was sent in an error."""
+
+from datetime import datetime
+from typing import Annotated, Any, Literal, Self
+from uuid import UUID
+
+import bentoml
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
+from starlette.requests import Request
+
+from clinical.vitals import FEATURES, WINDOW_DAYS
+
+PatientId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:\-]{1,128}$", description="A Cognito sub.")]
+ModelName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$", examples=["clinical_ner"])]
+
+_DAY_SCHEMA: dict[str, Any] = {
+    "type": ["object", "null"],
+    "additionalProperties": False,
+    "properties": {
+        "date": {"type": "string", "format": "date"},
+        **{
+            feature.name: {
+                "type": ["number", "null"],
+                "minimum": feature.minimum,
+                "maximum": feature.maximum,
+                "description": feature.unit,
+            }
+            for feature in FEATURES
+        },
+    },
+}
+# The model's own parser checks the days, so that the generic route and this one cannot differ.
+Measurements = Annotated[
+    list[Any],
+    Field(description="Seven days, oldest first; a day or a value that was not measured is null."),
+    WithJsonSchema({"type": "array", "minItems": WINDOW_DAYS, "maxItems": WINDOW_DAYS, "items": _DAY_SCHEMA}),
+]
+
+
+class Body(bentoml.IODescriptor):
+    """A request's body. BentoML hands it to the service as the gate parsed it: see api/gate.py."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        frozen=True,
+        hide_input_in_errors=True,
+        allow_inf_nan=False,
+        protected_namespaces=(),
+    )
+
+    @classmethod
+    async def from_http_request(cls, request: Request, serde: Any) -> Self:
+        """The body that the gate has checked already."""
+        body: Self = request.scope["state"]["admitted"].body
+        return body
+
+
+class PredictRequest(Body):
+    """Any model by name; `input_data` must fit the model's own input schema."""
+
+    model_name: ModelName
+    input_data: dict[str, Any]
+    use_cache: bool = True
+    patient_id: PatientId | None = None
+
+
+class SymptomAnalysisRequest(Body):
+    """Find symptoms, medications and conditions in a note."""
+
+    text: str = Field(
+        min_length=1, max_length=20_000, examples=["Patient reports severe headache and nausea for 3 days"]
+    )
+    analysis_type: Literal["symptom_ner"] = "symptom_ner"
+    patient_id: PatientId | None = None
+    use_cache: bool = True
+
+
+class DeteriorationRequest(Body):
+    """Compare a week of home measurements with what usually comes next."""
+
+    measurements: Measurements
+    patient_id: PatientId | None = None
+
+
+class BatchItem(BaseModel):
+    """One thing to predict, under the caller's own name for it."""
+
+    model_config = Body.model_config
+
+    id: str = Field(min_length=1, max_length=128)
+    input_data: dict[str, Any]
+    patient_id: PatientId | None = None
+
+
+class BatchRequest(Body):
+    """Up to 64 predictions of one model."""
+
+    model_name: ModelName
+    items: list[BatchItem] = Field(min_length=1, max_length=64)
+
+
+class _Shown(BaseModel):
+    model_config = ConfigDict(protected_namespaces=())
+
+
+class ModelShown(_Shown):
+    name: str
+    version: str
+
+
+class MetadataShown(_Shown):
+    inference_time_ms: float
+    cache_hit: bool
+    request_id: UUID
+
+
+class PredictResponse(_Shown):
+    prediction_id: UUID
+    model: ModelShown
+    result: dict[str, Any]
+    confidence: float | None
+    metadata: MetadataShown
+
+
+class EntityShown(_Shown):
+    text: str
+    score: float = Field(ge=0, le=1)
+    start: int = Field(description="First code point of the mention in the text.")
+    end: int = Field(description="Code point after its last.")
+    assertion: Literal["present", "negated", "possible", "hypothetical", "historical", "family"]
+
+
+class SymptomAnalysisResponse(_Shown):
+    prediction_id: UUID
+    entities: dict[str, list[EntityShown]]
+    model: ModelShown
+    metadata: MetadataShown
+
+
+class RiskShown(_Shown):
+    score: float = Field(ge=0, le=1)
+    band: str
+    change_from_baseline: float | None
+
+
+class DeteriorationResponse(_Shown):
+    prediction_id: UUID
+    risk: RiskShown
+    model: ModelShown
+    metadata: MetadataShown
+    notice: str
+
+
+class ProblemShown(_Shown):
+    """RFC 9457."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    request_id: UUID
+    errors: list[dict[str, str]] | None = None
+
+
+class BatchResultShown(_Shown):
+    id: str
+    prediction_id: UUID | None = None
+    result: dict[str, Any] | None = None
+    confidence: float | None = None
+    cache_hit: bool | None = None
+    problem: ProblemShown | None = None
+
+
+class BatchResponse(_Shown):
+    model: ModelShown
+    items: list[BatchResultShown]
+    metadata: dict[str, Any]
+
+
+class RecordShown(_Shown):
+    """One record of the trail. `input_data` and `result` are left out for readers who may see that it happened but not what."""
+
+    prediction_id: UUID
+    created_at: datetime
+    model: dict[str, str]
+    patient_id: str | None
+    principal: str
+    roles: list[str]
+    purpose_of_use: str
+    route: str
+    request_id: UUID
+    ip_address: str | None
+    user_agent: str | None
+    confidence: float | None
+    cache_hit: bool
+    inference_time_ms: float
+    latency_ms: float
+    input_data: dict[str, Any] | None = None
+    result: dict[str, Any] | None = None
+
+
+class HistoryPage(_Shown):
+    items: list[RecordShown]
+    next_cursor: str | None
+
+
+class ModelVersionShown(_Shown):
+    version: str
+    alias: Literal["champion", "challenger"] | None
+    stage: str
+    task: str
+    framework: str
+    digest: str
+    loaded: bool
+    created_by: str
+    created_at: datetime
+    metrics: dict[str, Any]
+
+
+class ModelSummary(_Shown):
+    name: str
+    versions: list[ModelVersionShown]
+
+
+class ModelList(_Shown):
+    models: list[ModelSummary]
+
+
+class ModelVersionDetail(ModelVersionShown):
+    input_schema: dict[str, Any]
+    output_schema: dict[str, Any]
+    training: dict[str, Any]
+    model_card: str
+
+
+class ModelDetail(_Shown):
+    name: str
+    versions: list[ModelVersionDetail]
+
+
+class PerformanceShown(_Shown):
+    model_name: str
+    hours: int
+    summary: dict[str, Any]
+    series: list[dict[str, Any]]
+
+
+class StatsShown(_Shown):
+    total_predictions: int
+    predictions_today: int
+    cache_hit_rate_percent: float
+    active_models: int
+    avg_inference_time_ms: float | None
+    redis_enabled: bool

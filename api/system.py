@@ -1,0 +1,33 @@
+"""What the HTTP floor needs of the rooms below, built once by bootstrap."""
+
+from dataclasses import dataclass
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from access.tokens import TokenVerifier
+from audit.history import History
+from audit.trail import Trail
+from inference.cache import ResultCache
+from inference.deployments import Deployments
+from inference.pipeline import Pipeline
+from monitoring.metrics import Metrics
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class System:
+    """The parts that routes use."""
+
+    demo: bool
+    engine: AsyncEngine
+    verifier: TokenVerifier
+    pipeline: Pipeline
+    deployments: Deployments
+    cache: ResultCache
+    trail: Trail
+    history: History
+    metrics: Metrics
+
+    @property
+    def ready(self) -> bool:
+        """Whether predictions can be answered now: models loaded and warm, audit trail writable."""
+        return bool(self.deployments.active) and self.trail.reachable

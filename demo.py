@@ -1,0 +1,62 @@
+"""The demo: everything a laptop needs, embedded and made on the spot. Not for patients' data."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from access.dev_issuer import CLIENT_ID, ISSUER, DevIssuer
+from audit.envelope import new_root_key
+from database.engine import open_engine
+from database.migrate import upgrade
+from embedded.postgres import EmbeddedPostgres
+from embedded.shared_server import private_folder
+from embedded.valkey import EmbeddedValkey
+
+HOME: Final = Path(".followup")
+
+
+class Demo:
+    """Servers, keys and issuer under one folder. What the environment sets already is taken from there instead."""
+
+    def __init__(self, home: Path = HOME) -> None:
+        self.home = private_folder(home.resolve())
+        self.issuer = DevIssuer(self.home / "issuer")
+        self._postgres = None if "DATABASE_URL" in os.environ else EmbeddedPostgres(self.home)
+        self._valkey = None if {"REDIS_HOST", "REDIS_SOCKET"} & os.environ.keys() else EmbeddedValkey(self.home)
+
+    def start(self) -> Mapping[str, str]:
+        """Start or join the servers and bring the schema up to date. Returns the environment of the server."""
+        environment = {
+            "FOLLOWUP_MODE": "demo",
+            "FOLLOWUP_HOME": str(self.home),
+            "BENTOML_HOME": os.environ.get("BENTOML_HOME", str(self.home / "bentoml")),
+            "BENTOML_DO_NOT_TRACK": "True",
+            "ENCRYPTION_KEY_FILE": str(self._encryption_key()),
+            "COGNITO_ISSUER": ISSUER,
+            "COGNITO_CLIENT_IDS": CLIENT_ID,
+            "COGNITO_JWKS_FILE": str(self.issuer.jwks_file),
+        }
+        Path(environment["BENTOML_HOME"]).mkdir(parents=True, exist_ok=True)
+        if self._postgres is not None:
+            environment["DATABASE_URL"] = self._postgres.start()
+        if self._valkey is not None:
+            environment["REDIS_SOCKET"] = self._valkey.start()
+        engine = open_engine(environment.get("DATABASE_URL") or os.environ["DATABASE_URL"])
+        upgrade(engine)
+        engine.dispose()
+        return environment
+
+    def stop(self) -> None:
+        """Leave the servers; the last one out stops them. Data stays."""
+        if self._valkey is not None:
+            self._valkey.stop()
+        if self._postgres is not None:
+            self._postgres.stop()
+
+    def _encryption_key(self) -> Path:
+        path = self.home / "encryption.key"
+        if not path.exists():
+            path.touch(mode=0o600)
+            path.write_text(new_root_key(), encoding="utf-8")
+        return path

@@ -1,0 +1,155 @@
+"""`followup up`: the demo from nothing to a server that answers, and its orderly end."""
+
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+from types import FrameType
+from typing import Final
+
+from rich.console import Console
+
+from access.dev_issuer import demo_subject
+from database.engine import open_engine
+from demo import HOME, Demo
+from errors import SetupError
+from registry import catalog
+
+ROOT: Final = Path(__file__).resolve().parent
+_LONGEST_START_S: Final = 120.0
+_LONGEST_STOP_S: Final = 30.0
+
+console = Console(highlight=False, soft_wrap=True)
+
+
+class Stopped(Exception):
+    """Ctrl-C or SIGTERM."""
+
+
+def run(*, port: int) -> None:
+    """Serve until Ctrl-C. Raises SetupError when a step cannot be done."""
+    console.rule("[bold red]DEMO - NOT FOR PATIENTS' DATA")
+    console.print("Local token issuer, made-up people, everything in", str(HOME.resolve()))
+    _refuse_taken(port)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
+    demo = Demo(Path(os.environ.get("FOLLOWUP_HOME", HOME)))
+    server: subprocess.Popen[bytes] | None = None
+    try:
+        with console.status("Starting PostgreSQL and Valkey"):
+            environment = {**os.environ, **demo.start()}
+        _train_what_is_missing(environment)
+        server = _start_server(environment, port)
+        _wait_until_ready(server, port)
+        console.print(_welcome(demo, port), markup=False)
+        if server.wait() != 0:
+            raise SetupError("The server has stopped; its messages are above.")
+    except Stopped:
+        console.print("Stopping.")
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+        _end(server)
+        demo.stop()
+
+
+def _stop(_number: int, _frame: FrameType | None) -> None:
+    raise Stopped
+
+
+def _refuse_taken(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise SetupError(f"Port {port} is taken; use another: followup up --port {port + 1}") from error
+
+
+def _train_what_is_missing(environment: Mapping[str, str]) -> None:
+    engine = open_engine(environment["DATABASE_URL"])
+    with engine.connect() as connection:
+        known = {version.name for version in catalog.champions(connection)}
+    engine.dispose()
+    steps = []
+    if "deterioration_lstm" not in known:
+        steps += [["demo-data", "--replace"], ["train", "deterioration", "--promote"]]
+    if "clinical_ner" not in known:
+        steps += [["train", "ner", "--promote"]]
+    if steps:
+        console.print("First start: training both models, some minutes.")
+    for step in steps:
+        done = subprocess.run([sys.executable, "-m", "cli", *step], cwd=ROOT, env=dict(environment), check=False)
+        if done.returncode != 0:
+            raise SetupError(f"followup {' '.join(step)} failed; its messages are above.")
+
+
+def _start_server(environment: Mapping[str, str], port: int) -> subprocess.Popen[bytes]:
+    command = [
+        sys.executable,
+        "-m",
+        "bentoml",
+        "serve",
+        "service:FollowupML",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+    ]
+    # A session of its own, so that Ctrl-C reaches us first and things stop in their order.
+    return subprocess.Popen(command, cwd=ROOT, env=dict(environment), start_new_session=True)
+
+
+def _wait_until_ready(server: subprocess.Popen[bytes], port: int) -> None:
+    deadline = time.monotonic() + _LONGEST_START_S
+    with console.status("Loading models"):
+        while time.monotonic() < deadline:
+            if server.poll() is not None:
+                raise SetupError("The server did not start; its messages are above.")
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=1):
+                    return
+            except (urllib.error.URLError, OSError):
+                time.sleep(0.1)
+    raise SetupError("The server did not become ready in time.")
+
+
+def _end(server: subprocess.Popen[bytes] | None) -> None:
+    if server is None or server.poll() is not None:
+        return
+    server.terminate()
+    try:
+        server.wait(_LONGEST_STOP_S)
+    except subprocess.TimeoutExpired:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+
+
+def _welcome(demo: Demo, port: int) -> str:
+    followup = shlex.quote(str(Path(sys.executable).parent / "followup"))
+    token = demo.issuer.token(["clinician"], demo_subject("clinician"))
+    url = f"http://127.0.0.1:{port}/api/v1/ml"
+    return f"""
+Ready on http://127.0.0.1:{port}. A demo clinician's token, good for 15 minutes (another: {followup} token --role clinician):
+
+export TOKEN={token}
+
+curl -s {url}/predict/symptom-analysis -H "Authorization: Bearer $TOKEN" -H 'Content-Type: application/json' \\
+  -d '{{"text": "Patient reports severe headache and nausea for 3 days", "analysis_type": "symptom_ner"}}'
+
+curl -s {url}/predict -H "Authorization: Bearer $TOKEN" -H 'Content-Type: application/json' \\
+  -d '{{"model_name": "clinical_ner", "input_data": {{"text": "Patient has fever and cough"}}, "use_cache": true}}'
+
+curl -s {url}/models -H "Authorization: Bearer $TOKEN"
+curl -s '{url}/predictions/history?limit=50' -H "Authorization: Bearer $TOKEN"
+curl -s {url}/stats -H "Authorization: Bearer $TOKEN"
+
+Ctrl-C stops everything; data stays in {demo.home}.
+"""

@@ -1,0 +1,221 @@
+"""The marked corpus: read, checked, counted, and turned into labels for word pieces.
+
+One sentence or note a line, mentions as `[words](TYPE)` (training/corpus/GUIDELINE.md). Every fault names its file, its line
+and the rule, and all faults are shown at once. `heldout.txt` and `calibration.txt` are reserved: they are never read as
+training lines, and a training line that repeats one of theirs is refused.
+"""
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from clinical.entities import ENTITY_TYPES, LABELS, Ints, Pieces
+from errors import SetupError
+
+CORPUS: Final = Path(__file__).parent / "corpus"
+HELDOUT: Final = "heldout.txt"
+CALIBRATION: Final = "calibration.txt"
+RESERVED: Final = frozenset({HELDOUT, CALIBRATION})
+
+_MARK = re.compile(r"\[([^\[\]]*)\]\(([A-Z][A-Z_]*)\)")
+_LEFT_OVER = re.compile(r"\]\([A-Z][A-Z_]*\)")
+_BIO: Final = {label: index for index, label in enumerate(LABELS)}
+_MOST_FAULTS_SHOWN: Final = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Mention:
+    """A marked stretch of a line's plain text: [start, end) in code points."""
+
+    type: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class MarkedLine:
+    """One line of the corpus without its marks, and where it stands."""
+
+    text: str = field(repr=False)
+    mentions: tuple[Mention, ...]
+    register: str
+    source: str
+    number: int
+
+    @property
+    def same_as(self) -> str:
+        """What two lines share when they say the same: letters and digits only, lower case."""
+        return "".join(character for character in self.text.casefold() if character.isalnum())
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A line that breaks a rule of the format."""
+
+    source: str
+    number: int
+    rule: str
+
+    def __str__(self) -> str:
+        return f"{self.source}:{self.number}: {self.rule}"
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """What a corpus holds: all counts."""
+
+    lines: int
+    lines_without_mention: int
+    mentions: int
+    by_type: dict[str, int]
+    by_source: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    """The three parts, which share no line, and the SHA-256 of all files they came from."""
+
+    training: tuple[MarkedLine, ...]
+    calibration: tuple[MarkedLine, ...]
+    heldout: tuple[MarkedLine, ...]
+    sha256: str
+
+
+def load(folder: Path = CORPUS, *, additional: Sequence[Path] = ()) -> Corpus:
+    """Read the project's corpus and a site's own folders of the same format.
+
+    The project's own lines come last, so that its boundaries win. Raises SetupError with every fault found.
+    """
+    files = [path for place in (*additional, folder) for path in sorted(place.glob("*.txt")) if path.name not in RESERVED]
+    reserved = [folder / CALIBRATION, folder / HELDOUT]
+    if not files:
+        raise SetupError(f"There is no training line: {folder} holds no .txt file but the reserved ones.")
+    training = read(files)
+    calibration, heldout = (read([path]) for path in reserved)
+    refuse_shared_lines(training, calibration, heldout)
+    return Corpus(tuple(training), tuple(calibration), tuple(heldout), sha256_of([*files, *reserved]))
+
+
+def refuse_shared_lines(*parts: Sequence[MarkedLine]) -> None:
+    """Raises SetupError when a line of one part stands in another part too; case and punctuation do not count."""
+    seen: dict[str, MarkedLine] = {}
+    shared = []
+    for part in parts:
+        for line in part:
+            first = seen.get(line.same_as)
+            if first is not None:
+                shared.append(Fault(line.source, line.number, f"also stands in {first.source}:{first.number}"))
+        seen |= {line.same_as: line for line in part}
+    _refuse(shared, "A line may stand in one part of the corpus only")
+
+
+def read(files: Iterable[Path]) -> list[MarkedLine]:
+    """All lines of the files, in order. Raises SetupError that names each fault's file, line and rule."""
+    lines: list[MarkedLine] = []
+    faults: list[Fault] = []
+    for path in files:
+        for found in _read_one(path):
+            (lines if isinstance(found, MarkedLine) else faults).append(found)  # type: ignore[arg-type]
+    _refuse(faults, "The corpus breaks its format")
+    return lines
+
+
+def _refuse(faults: Sequence[Fault], title: str) -> None:
+    if faults:
+        shown = "\n".join(f"  {fault}" for fault in faults[:_MOST_FAULTS_SHOWN])
+        raise SetupError(f"{title} ({len(faults)}):\n{shown}")
+
+
+def _read_one(path: Path) -> Iterator[MarkedLine | Fault]:
+    try:
+        content = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        yield Fault(path.name, 0, "the file is missing")
+        return
+    except UnicodeDecodeError:
+        yield Fault(path.name, 0, "the file is not UTF-8")
+        return
+    register = ""
+    for number, line in enumerate(content.split("\n"), start=1):
+        marked = line.strip()
+        if marked.startswith("# "):
+            register = marked[2:].strip()
+        elif marked:
+            yield parse(marked, register=register, source=path.name, number=number)
+
+
+def parse(marked: str, *, register: str = "", source: str = "", number: int = 0) -> MarkedLine | Fault:
+    """One marked line to its plain text and mentions, or the first fault in it."""
+    plain: list[str] = []
+    mentions: list[Mention] = []
+    length = cursor = 0
+    for match in _MARK.finditer(marked):
+        before = marked[cursor : match.start()]
+        words, kind = match.groups()
+        rule = _broken_rule(words, kind, marked[: match.start()][-1:], marked[match.end() :][:1])
+        if rule is None and _LEFT_OVER.search(before):
+            rule = "a mark that never opened, or marks inside each other"
+        if rule is not None:
+            return Fault(source, number, rule)
+        plain += (before, words)
+        start = length + len(before)
+        length = start + len(words)
+        mentions.append(Mention(kind, start, length))
+        cursor = match.end()
+    rest = marked[cursor:]
+    if _LEFT_OVER.search(rest):
+        return Fault(source, number, "a mark that never opened, or marks inside each other")
+    return MarkedLine("".join((*plain, rest)), tuple(mentions), register, source, number)
+
+
+def _broken_rule(words: str, kind: str, before: str, after: str) -> str | None:
+    if kind not in ENTITY_TYPES:
+        return f"unknown type {kind}"
+    if not any(character.isalnum() for character in words):
+        return "a mark without a word"
+    if words != words.strip() or words[-1] in ",;:" or words[0] in ",;:.":
+        return "a mark starts and ends on a word, without the blank or comma around it"
+    if (before.isalpha() and words[0].isalpha()) or (after.isalnum() and words[-1].isalnum()):
+        return "a mark covers whole words"
+    return None
+
+
+def statistics(lines: Sequence[MarkedLine]) -> Statistics:
+    """Count lines and mentions."""
+    types = Counter(mention.type for line in lines for mention in line.mentions)
+    return Statistics(
+        lines=len(lines),
+        lines_without_mention=sum(not line.mentions for line in lines),
+        mentions=types.total(),
+        by_type={kind: types[kind] for kind in ENTITY_TYPES},
+        by_source=dict(sorted(Counter(line.source for line in lines).items())),
+    )
+
+
+def sha256_of(files: Iterable[Path]) -> str:
+    """SHA-256 over the files' names and contents, in the order of their names."""
+    total = hashlib.sha256()
+    for path in sorted(files, key=lambda path: (path.name, str(path))):
+        total.update(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n".encode())
+    return total.hexdigest()
+
+
+def piece_labels(mentions: Sequence[Mention], pieces: Pieces) -> Ints:
+    """int64[pieces] indexes into LABELS. Every piece of a mention's first word begins it; pieces of later words continue it.
+
+    Labels are the words', so that a word's pieces agree and their mean means something when decoding.
+    """
+    labels = np.zeros(len(pieces), dtype=np.int64)
+    word_of = np.searchsorted(pieces.word_first, np.arange(len(pieces)), side="right") - 1
+    for mention in mentions:
+        inside = np.flatnonzero((pieces.ends > mention.start) & (pieces.starts < mention.end))
+        if len(inside):
+            labels[inside] = _BIO[f"I-{mention.type}"]
+            labels[inside[word_of[inside] == word_of[inside[0]]]] = _BIO[f"B-{mention.type}"]
+    return labels

@@ -1,0 +1,148 @@
+"""How good a tagger is: entity F1 with a bootstrap interval, and whether its scores are probabilities.
+
+Strict counts a mention when type, start and end are right; relaxed when the type is right and the spans share a character.
+The bootstrap resamples lines, since the mentions of one line stand or fall together.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from clinical.entities import ENTITY_TYPES, Calibration, Floats, ScoredSpan
+from training.corpus import MarkedLine, Mention
+
+_BINS: Final = 10
+_RESAMPLES: Final = 1000
+_NEWTON_STEPS: Final = 50
+
+Counts = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Precision, recall and F1 with a 95 % bootstrap interval, in [0, 1]."""
+
+    precision: float
+    recall: float
+    f1: float
+    f1_low: float
+    f1_high: float
+    mentions: int
+
+
+def strict_hits(gold: Sequence[Mention], found: Sequence[ScoredSpan]) -> list[bool]:
+    """For each found mention: whether the same type stands at exactly that place."""
+    places = {(mention.type, mention.start, mention.end) for mention in gold}
+    return [(span.type, span.start, span.end) in places for span in found]
+
+
+def relaxed_hits(gold: Sequence[Mention], found: Sequence[ScoredSpan]) -> list[bool]:
+    """For each found mention: whether it shares a character with a marked one of its type; each marked one counts once."""
+    free = list(gold)
+    hits = []
+    for span in found:
+        partner = next((m for m in free if m.type == span.type and m.start < span.end and span.start < m.end), None)
+        hits.append(partner is not None)
+        if partner is not None:
+            free.remove(partner)
+    return hits
+
+
+def _counts(lines: Sequence[MarkedLine], found: Sequence[Sequence[ScoredSpan]], relaxed: bool, kind: str | None) -> Counts:
+    """int64[lines, 3]: right, found and marked mentions of a type, or of all."""
+    rows = []
+    for line, spans in zip(lines, found, strict=True):
+        gold = [mention for mention in line.mentions if kind in (None, mention.type)]
+        own = [span for span in spans if kind in (None, span.type)]
+        hits = relaxed_hits(gold, own) if relaxed else strict_hits(gold, own)
+        rows.append((sum(hits), len(own), len(gold)))
+    return np.array(rows, dtype=np.int64).reshape(-1, 3)
+
+
+def _f1(sums: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    return np.asarray(2 * sums[..., 0] / np.maximum(sums[..., 1] + sums[..., 2], 1), dtype=np.float64)
+
+
+def score(
+    lines: Sequence[MarkedLine],
+    found: Sequence[Sequence[ScoredSpan]],
+    *,
+    relaxed: bool = False,
+    kind: str | None = None,
+    seed: int = 0,
+) -> Score:
+    """Entity scores over all lines, of one type or of all."""
+    counts = _counts(lines, found, relaxed, kind)
+    right, own, gold = counts.sum(axis=0).tolist()
+    draws = np.random.default_rng(seed).integers(0, len(counts), (_RESAMPLES, len(counts)))
+    low, high = np.percentile(_f1(counts[draws].sum(axis=1)), [2.5, 97.5])
+    return Score(
+        precision=round(right / max(own, 1), 4),
+        recall=round(right / max(gold, 1), 4),
+        f1=round(float(_f1(counts.sum(axis=0))), 4),
+        f1_low=round(float(low), 4),
+        f1_high=round(float(high), 4),
+        mentions=gold,
+    )
+
+
+def scores_and_hits(
+    lines: Sequence[MarkedLine], found: Sequence[Sequence[ScoredSpan]]
+) -> tuple[Floats, npt.NDArray[np.bool_]]:
+    """float32[n] scores of all found mentions and bool[n] whether each is strictly right."""
+    pairs = [
+        (span.score, hit)
+        for line, spans in zip(lines, found, strict=True)
+        for span, hit in zip(spans, strict_hits(line.mentions, spans), strict=True)
+    ]
+    return np.array([p for p, _ in pairs], dtype=np.float32), np.array([hit for _, hit in pairs], dtype=np.bool_)
+
+
+def fit_calibration(raw: Floats, right: npt.NDArray[np.bool_]) -> Calibration:
+    """Platt scaling with his smoothed targets (Platt 1999), by Newton's method; the identity where there is too little."""
+    if right.sum() < 5 or (~right).sum() < 5:
+        return Calibration()
+    clipped = np.clip(raw.astype(np.float64), 1e-6, 1 - 1e-6)
+    design = np.stack([np.log(clipped) - np.log1p(-clipped), np.ones(len(raw))], axis=1)
+    yes, no = int(right.sum()), int((~right).sum())
+    target = np.where(right, (yes + 1) / (yes + 2), 1 / (no + 2))
+    weights = np.array([1.0, 0.0])
+    for _ in range(_NEWTON_STEPS):
+        guess = 1 / (1 + np.exp(-design @ weights))
+        curvature = design.T @ (design * (guess * (1 - guess))[:, None]) + 1e-3 * np.eye(2)
+        step = np.linalg.solve(curvature, design.T @ (guess - target))
+        weights = weights - step
+        if np.abs(step).max() < 1e-8:
+            break
+    slope = max(float(weights[0]), 0.05)  # never let a calibration turn the order of scores round
+    return Calibration(temperature=round(1 / slope, 6), bias=round(float(weights[1]), 6))
+
+
+def expected_calibration_error(scores: Floats, right: npt.NDArray[np.bool_]) -> float:
+    """ECE over ten bins of equal width (Guo et al. 2017)."""
+    if not len(scores):
+        return 0.0
+    bins = np.minimum((scores * _BINS).astype(int), _BINS - 1)
+    gaps = [abs(float(scores[bins == b].mean()) - float(right[bins == b].mean())) * int((bins == b).sum()) for b in np.unique(bins)]
+    return round(sum(gaps) / len(scores), 4)
+
+
+def report(lines: Sequence[MarkedLine], found: Sequence[Sequence[ScoredSpan]]) -> dict[str, Any]:
+    """Everything the manifest and the model card tell, JSON-able."""
+    scores, right = scores_and_hits(lines, found)
+    return {
+        "f1_strict": asdict(score(lines, found)),
+        "f1_relaxed": asdict(score(lines, found, relaxed=True)),
+        "by_type": {
+            kind: {
+                "strict": asdict(score(lines, found, kind=kind)),
+                "relaxed": asdict(score(lines, found, kind=kind, relaxed=True)),
+            }
+            for kind in ENTITY_TYPES
+        },
+        "ece": expected_calibration_error(scores, right),
+        "lines": len(lines),
+    }

@@ -1,0 +1,183 @@
+"""Fine-tuning: lines become noisy notes of many lengths, notes become batches of equal cost, an optimiser walks over them.
+
+The clock and the disk stay outside; the same lines, config and thread count give the same weights.
+"""
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+
+from clinical.entities import LABELS, Ints, Pieces
+from training.augmentation import Noise, Segment, disturb, from_segments, join, mentions_by_type, segments
+from training.corpus import MarkedLine, piece_labels
+
+Progress = Callable[[str, int, int], None]  # what is being done, steps done, steps in all
+
+IGNORED: Final = -100
+_FIRST_WORDPIECE: Final = 1996  # ids from here on are words and word parts; below are signs and single letters
+
+
+@dataclass(frozen=True, slots=True)
+class FitConfig:
+    """How the encoder is fine-tuned."""
+
+    seed: int = 17
+    threads: int = 2
+    # length of the walk
+    epochs: int = 4
+    batch_pieces: int = 768
+    # optimiser
+    learning_rate: float = 4e-4
+    head_learning_rate: float = 2e-3
+    layer_decay: float = 0.85
+    weight_decay: float = 0.01
+    warmup: float = 0.1
+    label_smoothing: float = 0.05
+    clip_norm: float = 1.0
+    frozen_layers: int = 1
+    average_from: float = 0.6  # the share of steps after which weights are averaged; 1 means never
+    # noise
+    alone: float = 0.5  # share of lines that stay alone; the others are joined to notes
+    note_pieces: int = 220
+    masked: float = 0.08
+    noise: Noise = field(default_factory=Noise)
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """int64[pieces + 2] ids with the special tokens, and labels of the same shape, IGNORED at those two."""
+
+    ids: Ints
+    labels: Ints
+
+
+class ExampleMaker:
+    """Draws an epoch's examples from the lines."""
+
+    def __init__(self, lines: Sequence[MarkedLine], tokenizer: Tokenizer, config: FitConfig) -> None:
+        self._lines = lines
+        self._tokenizer = tokenizer
+        self._config = config
+        self._others = mentions_by_type(lines)
+        self._draw = random.Random(config.seed)
+        self._special = tuple(tokenizer.token_to_id(token) for token in ("[CLS]", "[SEP]", "[MASK]"))
+
+    def epoch(self) -> list[Example]:
+        """Every line once, in a new order, alone or in a note."""
+        order = list(self._lines)
+        self._draw.shuffle(order)
+        notes: list[list[Segment]] = []
+        while order:
+            if self._draw.random() < self._config.alone:
+                notes.append(self._row(order.pop()))
+                continue
+            room = self._draw.randint(self._config.note_pieces // 4, self._config.note_pieces)
+            rows = []
+            while order and room > 0:
+                line = order.pop()
+                rows.append(self._row(line))
+                room -= len(line.text) // 4
+            notes.append(join(rows))
+        return [self._example(note) for note in notes]
+
+    def _row(self, line: MarkedLine) -> list[Segment]:
+        return disturb(segments(line), self._config.noise, self._others, self._draw)
+
+    def _example(self, note: Sequence[Segment]) -> Example:
+        text, mentions = from_segments(note)
+        pieces = Pieces.of(text, self._tokenizer.encode(text, add_special_tokens=False))
+        limit = 510
+        labels = piece_labels(mentions, pieces)[:limit]
+        ids = pieces.ids[:limit].copy()
+        cls, sep, mask = self._special
+        hidden = np.array([self._draw.random() < self._config.masked for _ in ids], dtype=bool)
+        ids[hidden & (ids >= _FIRST_WORDPIECE)] = mask
+        return Example(
+            np.concatenate([[cls], ids, [sep]]), np.concatenate([[IGNORED], labels, [IGNORED]])
+        )
+
+
+def batches(examples: Sequence[Example], budget: int, draw: random.Random) -> list[list[Example]]:
+    """Examples of like length together, each batch at most `budget` padded pieces, batches in random order."""
+    ordered = sorted(examples, key=lambda example: len(example.ids) * draw.uniform(0.9, 1.1))
+    cut: list[list[Example]] = []
+    longest = 0
+    for example in ordered:
+        longest = max(longest, len(example.ids))
+        if not cut or (len(cut[-1]) + 1) * longest > budget:
+            cut.append([])
+            longest = len(example.ids)
+        cut[-1].append(example)
+    draw.shuffle(cut)
+    return cut
+
+
+def padded(batch: Sequence[Example]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """int64[batch, longest] ids, attention mask and labels."""
+    longest = max(len(example.ids) for example in batch)
+    ids = np.zeros((len(batch), longest), dtype=np.int64)
+    labels = np.full((len(batch), longest), IGNORED, dtype=np.int64)
+    mask = np.zeros((len(batch), longest), dtype=np.int64)
+    for row, example in enumerate(batch):
+        ids[row, : len(example.ids)] = example.ids
+        labels[row, : len(example.ids)] = example.labels
+        mask[row, : len(example.ids)] = 1
+    return torch.from_numpy(ids), torch.from_numpy(mask), torch.from_numpy(labels)
+
+
+def parameter_groups(model: Any, config: FitConfig) -> list[dict[str, Any]]:
+    """Layer-wise learning rates: lower layers know language already and move less; the lowest don't move."""
+    layers = list(model.bert.encoder.layer)
+    model.bert.embeddings.requires_grad_(False)
+    for layer in layers[: config.frozen_layers]:
+        layer.requires_grad_(False)
+    groups = [{"params": list(model.classifier.parameters()), "lr": config.head_learning_rate}]
+    for depth, layer in enumerate(reversed(layers[config.frozen_layers :])):
+        groups.append({"params": list(layer.parameters()), "lr": config.learning_rate * config.layer_decay**depth})
+    return groups
+
+
+def fit(model: Any, lines: Sequence[MarkedLine], tokenizer: Tokenizer, config: FitConfig, progress: Progress) -> None:
+    """Fine-tune `model` in place; it ends in evaluation mode."""
+    torch.manual_seed(config.seed)
+    torch.set_num_threads(config.threads)
+    draw = random.Random(config.seed + 1)
+    maker = ExampleMaker(lines, tokenizer, config)
+    walk = [batch for _ in range(config.epochs) for batch in batches(maker.epoch(), config.batch_pieces, draw)]
+    groups = parameter_groups(model, config)
+    optimiser = torch.optim.AdamW(groups, weight_decay=config.weight_decay, fused=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, [group["lr"] for group in groups], total_steps=len(walk) + 1, pct_start=config.warmup, anneal_strategy="cos",
+        cycle_momentum=False, final_div_factor=50,
+    )
+    trained = [parameter for group in groups for parameter in group["params"]]
+    loss_of = torch.nn.CrossEntropyLoss(ignore_index=IGNORED, label_smoothing=config.label_smoothing)
+    averaged: list[torch.Tensor] | None = None
+    seen = 0
+    model.train()
+    for step, batch in enumerate(walk):
+        ids, mask, labels = padded(batch)
+        logits = model(input_ids=ids, attention_mask=mask).logits
+        loss_of(logits.view(-1, len(LABELS)), labels.view(-1)).backward()
+        torch.nn.utils.clip_grad_norm_(trained, config.clip_norm)
+        optimiser.step()
+        schedule.step()
+        optimiser.zero_grad()
+        if step >= config.average_from * len(walk):
+            seen += 1
+            with torch.no_grad():
+                if averaged is None:
+                    averaged = [parameter.detach().clone() for parameter in trained]
+                else:
+                    torch._foreach_lerp_(averaged, trained, 1 / seen)
+        progress("fine-tuning", step + 1, len(walk))
+    if averaged is not None:
+        with torch.no_grad():
+            for parameter, mean in zip(trained, averaged, strict=True):
+                parameter.copy_(mean)
+    model.eval()
