@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clinical.vitals import HORIZON_DAYS, WINDOW_DAYS
+from training.evaluation import rank_auroc
 from training.simulator import Floats, Integers, Phase, World, normal_cdf
 
 _CHUNK = 64
@@ -135,8 +136,5 @@ def _divergence(exact: Floats, predicted: Floats) -> float:
 
 
 def soft_auroc(exact: Floats, score: Floats) -> float:
-    """The AUROC expected over labels drawn from the exact posterior (ties count half)."""
-    _, rank = np.unique(score, return_inverse=True)
-    positive, negative = np.bincount(rank, weights=exact), np.bincount(rank, weights=1.0 - exact)
-    below = negative.cumsum() - negative
-    return float((positive * (below + negative / 2)).sum() / (positive.sum() * negative.sum()))
+    """The AUROC expected over labels drawn from the exact posterior."""
+    return rank_auroc(exact, 1.0 - exact, score)

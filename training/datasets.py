@@ -16,9 +16,8 @@ from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Engine, create_engine, inspect, text
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy import Engine, inspect, text
+from sqlalchemy.exc import SQLAlchemyError
 
 from clinical.vitals import FEATURE_NAMES, FEATURES, HORIZON_DAYS, WINDOW_DAYS, calendar_window
 from errors import SetupError
@@ -107,19 +106,6 @@ class Split:
     validation: Windows
     calibration: Windows
     test: Windows
-
-
-def open_database(url: str) -> Engine:
-    """An engine for a DATABASE_URL (postgres:// and postgresql:// mean psycopg 3). Raises SetupError."""
-    try:
-        parsed = make_url(url)
-    except ArgumentError as error:
-        raise SetupError(
-            "DATABASE_URL is not a database address; it looks like postgresql://user@host/name."
-        ) from error
-    if parsed.drivername not in {"postgres", "postgresql", "postgresql+psycopg"}:
-        raise SetupError("DATABASE_URL must be a postgresql:// address.")
-    return create_engine(parsed.set(drivername="postgresql+psycopg"))
 
 
 def read_measurements(engine: Engine, days: int = 90) -> list[Row]:

@@ -1,0 +1,75 @@
+"""The simple models that a network must beat before anyone should care for it.
+
+On real home-monitoring data a mere count of recent events beat every model, so these are always fitted and reported.
+"""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from training.datasets import Windows
+
+Scores = NDArray[np.float64]
+Scorer = Callable[[NDArray[np.float32]], Scores]
+
+
+def fit_baselines(train: Windows, *, seed: int) -> Mapping[str, Scorer]:
+    """Each baseline by name, fitted on the training patients; a scorer takes float32[n, 7, 4] and gives float64[n]."""
+    return {
+        "event_count": _event_count(train),
+        "last_value": _logistic(train, _last_values),
+        "logistic_regression": _logistic(train, _flat_with_mask),
+        "hist_gradient_boosting": fit_boosting(train, seed=seed),
+    }
+
+
+def fit_boosting(train: Windows, *, seed: int) -> Scorer:
+    """Gradient boosting on the 28 raw values; it takes NaN as it is."""
+    model = HistGradientBoostingClassifier(
+        learning_rate=0.05, max_iter=120, max_leaf_nodes=8, min_samples_leaf=40, random_state=seed
+    )
+    model.fit(train.values.reshape(len(train), -1), train.labels)
+    return lambda values: _positive(model, values.reshape(len(values), -1))
+
+
+def _event_count(train: Windows) -> Scorer:
+    """How many readings of the week are in the top tenth of all training readings of their kind."""
+    high = np.nanquantile(train.values.reshape(-1, train.values.shape[2]), 0.9, axis=0)
+    return lambda values: np.asarray((values >= high).sum(axis=(1, 2)), dtype=np.float64)
+
+
+def _logistic(train: Windows, view: Callable[[NDArray[np.float32]], Scores]) -> Scorer:
+    """Logistic regression on a view of the window, missing values as 0 after centring, with a missing mask."""
+    raw = view(train.values)
+    centre, spread = np.nanmean(raw, axis=0), np.nanstd(raw, axis=0)
+
+    def features(values: NDArray[np.float32]) -> Scores:
+        seen = view(values)
+        missing = np.isnan(seen)
+        standard = np.where(missing, 0.0, (seen - centre) / np.maximum(spread, 1e-3))
+        return np.hstack([standard, missing])
+
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=2000))
+    model.fit(features(train.values), train.labels)
+    return lambda values: _positive(model, features(values))
+
+
+def _flat_with_mask(values: NDArray[np.float32]) -> Scores:
+    return values.reshape(len(values), -1).astype(np.float64)
+
+
+def _last_values(values: NDArray[np.float32]) -> Scores:
+    """The latest measured value of each feature in the window, float64[n, 4]; NaN where there is none."""
+    latest = values[:, 0].astype(np.float64)
+    for day in range(1, values.shape[1]):
+        latest = np.where(np.isnan(values[:, day]), latest, values[:, day])
+    return latest
+
+
+def _positive(model: HistGradientBoostingClassifier | LogisticRegression, features: NDArray[np.floating]) -> Scores:
+    return np.asarray(model.predict_proba(features)[:, 1], dtype=np.float64)

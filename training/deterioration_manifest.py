@@ -1,0 +1,131 @@
+"""What is written down about a deterioration model: its contract with callers, and where it came from."""
+
+import platform
+import subprocess
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+from clinical.vitals import FEATURE_NAMES, FEATURES, HORIZON_DAYS, PREPROCESSING_VERSION, WINDOW_DAYS
+from clinical.wellness import BANDS
+from registry import store
+from registry.store import Manifest, Stage
+from training.datasets import LABEL_RULES, Dataset, Split
+from training.deterioration_fit import FitConfig, Fitted
+
+NAME: Final = "deterioration_lstm"
+KIND: Final = "deterioration"
+ENOUGH_PATIENTS: Final = 200
+ENOUGH_ONSETS: Final = 50
+PACKAGES: Final = ("torch", "onnx", "onnxruntime", "scikit-learn", "numpy", "safetensors")
+
+
+def stage_of(dataset: Dataset) -> Stage:
+    enough = dataset.patients >= ENOUGH_PATIENTS and dataset.onsets >= ENOUGH_ONSETS
+    return "candidate" if enough and dataset.label_source == "outcomes" else "experimental"
+
+
+def facts(dataset: Dataset, split: Split, fitted: Fitted, config: FitConfig, *, minutes: float) -> dict[str, Any]:
+    parts = {"train": split.train, "validation": split.validation, "calibration": split.calibration, "test": split.test}
+    return {
+        "data_sha256": dataset.sha256,
+        "simulated": dataset.simulated,
+        "label_source": dataset.label_source,
+        "label_rule": LABEL_RULES[dataset.label_source],
+        "rows": dataset.rows,
+        "patients": dataset.patients,
+        "onsets": dataset.onsets,
+        "windows": {name: len(part) for name, part in parts.items()},
+        "dropped_values": dict(dataset.dropped_values),
+        "left_out": dict(dataset.left_out),
+        "seed": config.seed,
+        "config": asdict(config),
+        "epochs": fitted.epochs,
+        "best_epoch": fitted.best_epoch,
+        "packages": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        "revision": _revision(),
+        "minutes": round(minutes, 2),
+    }
+
+
+def _revision() -> str:
+    """The code's git revision, or "unknown" outside a checkout."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        done = subprocess.run(
+            command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return done.stdout.strip()
+
+
+def rounded(value: Any) -> Any:
+    """Figures with six significant digits; everything else as it is."""
+    if isinstance(value, dict):
+        return {name: rounded(each) for name, each in value.items()}
+    return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
+def make_manifest(stage: Stage, bands: dict[str, float], metrics: dict[str, Any], training: dict[str, Any]) -> Manifest:
+    now = datetime.now(UTC)
+    return Manifest(
+        name=NAME,
+        version=store.new_version(now),
+        kind=KIND,
+        task="binary-classification",
+        framework="onnxruntime",
+        stage=stage,
+        preprocessing_version=PREPROCESSING_VERSION,
+        input_schema=input_schema(),
+        output_schema=output_schema(),
+        cacheable=False,  # computing takes less time than looking up
+        metrics=metrics,
+        parameters={**bands, "window_days": WINDOW_DAYS, "horizon_days": HORIZON_DAYS, "features": list(FEATURE_NAMES)},
+        training=training,
+        created_at=now.isoformat(timespec="seconds"),
+    )
+
+
+def input_schema() -> dict[str, Any]:
+    """JSON Schema of `input_data`: seven days, oldest first; a day or a value may be null."""
+    readings: dict[str, Any] = {
+        feature.name: {
+            "type": ["number", "null"],
+            "minimum": feature.minimum,
+            "maximum": feature.maximum,
+            "description": feature.unit,
+        }
+        for feature in FEATURES
+    }
+    day = {
+        "type": ["object", "null"],
+        "properties": {"date": {"type": ["string", "null"], "format": "date"}, **readings},
+        "additionalProperties": False,
+    }
+    days = {"type": "array", "minItems": WINDOW_DAYS, "maxItems": WINDOW_DAYS, "items": day}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "type": "object",
+        "properties": {"measurements": days},
+        "required": ["measurements"],
+        "additionalProperties": False,
+    }
+
+
+def output_schema() -> dict[str, Any]:
+    """JSON Schema of `result`."""
+    fields = {
+        "score": {"type": "number", "minimum": 0, "maximum": 1},
+        "band": {"enum": list(BANDS)},
+        "change_from_baseline": {"type": ["number", "null"], "minimum": -1, "maximum": 1},
+    }
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "type": "object",
+        "properties": fields,
+        "required": list(fields),
+        "additionalProperties": False,
+    }

@@ -1,0 +1,171 @@
+"""How good a model is, with intervals that know that a patient's windows are not independent.
+
+Every interval is a cluster bootstrap: whole patients are drawn, not windows. A comparison of two models draws the same
+patients for both.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import average_precision_score, brier_score_loss, log_loss, roc_auc_score
+
+from training.baselines import Scorer, fit_boosting
+from training.datasets import Split, Windows
+
+Scores = NDArray[np.float64]
+RESAMPLES: Final = 400
+_EPSILON: Final = 1e-7
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """An estimate with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def logit(probability: NDArray[Any]) -> Scores:
+    """Log-odds, kept finite."""
+    p = np.clip(probability.astype(np.float64), _EPSILON, 1 - _EPSILON)
+    return np.asarray(np.log(p / (1 - p)))
+
+
+def platt(logits: NDArray[Any], labels: NDArray[Any]) -> tuple[float, float]:
+    """Slope and intercept that turn logits into calibrated log-odds (Platt, 1999): unpenalised logistic regression.
+
+    On a model's own calibrated log-odds these are its calibration slope and intercept; 1 and 0 are ideal.
+    """
+    model = LogisticRegression(C=np.inf, max_iter=1000).fit(logits.reshape(-1, 1).astype(np.float64), labels)
+    return float(model.coef_[0, 0]), float(model.intercept_[0])
+
+
+def rank_auroc(positive: Scores, negative: Scores, score: NDArray[Any]) -> float:
+    """AUROC where each item counts as `positive` and `negative` by weight; ties count half. NaN without both."""
+    _, rank = np.unique(score, return_inverse=True)
+    return _auroc_of_ranks(positive, negative, rank)
+
+
+def _auroc_of_ranks(positive: Scores, negative: Scores, rank: NDArray[np.int64]) -> float:
+    above, below = np.bincount(rank, weights=positive), np.bincount(rank, weights=negative)
+    pairs = above.sum() * below.sum()
+    won = (above * (below.cumsum() - below / 2)).sum()
+    return float(won / pairs) if pairs else float("nan")
+
+
+def expected_calibration_error(labels: NDArray[Any], probability: Scores, *, bins: int = 10) -> float:
+    """Mean distance between predicted and observed share, over bins that hold equally many windows."""
+    parts = np.array_split(np.argsort(probability, kind="stable"), bins)
+    gaps = [len(part) * abs(probability[part].mean() - labels[part].mean()) for part in parts if len(part)]
+    return float(np.sum(gaps) / len(labels))
+
+
+def within_patient_auroc(test: Windows, score: Scores) -> tuple[float, int] | None:
+    """AUROC among the windows of one patient, averaged by pairs, and how many patients could be judged.
+
+    This is the figure for change detection: it owes nothing to some patients being worse than others at all times.
+    """
+    total, pairs, judged = 0.0, 0, 0
+    for patient in np.unique(test.patients[test.labels == 1]):
+        own = test.patients == patient
+        positives = int(test.labels[own].sum())
+        negatives = int(own.sum()) - positives
+        if negatives:
+            total += positives * negatives * float(roc_auc_score(test.labels[own], score[own]))
+            pairs, judged = pairs + positives * negatives, judged + 1
+    return (total / pairs, judged) if pairs else None
+
+
+def bootstrap_aurocs(test: Windows, scores: Mapping[str, Scores], *, seed: int) -> Mapping[str, Scores]:
+    """AUROC of each score on the same RESAMPLES draws of patients, float64[resamples] a name."""
+    generator = np.random.default_rng(seed)
+    _, member = np.unique(test.patients, return_inverse=True)
+    patients = int(member.max()) + 1
+    ranks = {name: np.unique(score, return_inverse=True)[1] for name, score in scores.items()}
+    found: dict[str, list[float]] = {name: [] for name in scores}
+    for _ in range(RESAMPLES):
+        weight = np.bincount(generator.integers(patients, size=patients), minlength=patients)[member]
+        for name, rank in ranks.items():
+            found[name].append(_auroc_of_ranks(weight * (test.labels == 1), weight * (test.labels == 0), rank))
+    return {name: np.array(values) for name, values in found.items()}
+
+
+def interval(value: float, draws: Scores) -> Interval:
+    """The estimate with the middle 95 % of its bootstrap draws; draws of one class only do not count."""
+    low, high = np.nanquantile(draws, [0.025, 0.975])
+    return Interval(value, float(low), float(high))
+
+
+def discrimination(test: Windows, probability: Scores, baselines: Mapping[str, Scorer], *, seed: int) -> dict[str, Any]:
+    """AUROC of the network and each baseline, and the paired difference to each, all by whole patients."""
+    scores = {"network": probability, **{name: scorer(test.values) for name, scorer in baselines.items()}}
+    aurocs = {name: float(roc_auc_score(test.labels, score)) for name, score in scores.items()}
+    draws = bootstrap_aurocs(test, scores, seed=seed)
+    own = interval(aurocs["network"], draws["network"])
+    differences = {
+        name: interval(aurocs["network"] - aurocs[name], draws["network"] - draws[name]) for name in baselines
+    }
+    within = within_patient_auroc(test, probability)
+    found: dict[str, Any] = {
+        "auroc": own.value,
+        "auroc_low": own.low,
+        "auroc_high": own.high,
+        "baselines": {name: aurocs[name] for name in baselines},
+        "difference_from_baselines": {
+            name: {"value": gap.value, "low": gap.low, "high": gap.high} for name, gap in differences.items()
+        },
+        "beats_baselines": all(gap.low > 0 for gap in differences.values()),
+    }
+    if within is not None:
+        found |= {"auroc_within_patient": within[0], "within_patient_patients": within[1]}
+    return found
+
+
+def calibration(test: Windows, probability: Scores) -> dict[str, float]:
+    """Slope and intercept (1 and 0 are ideal), expected calibration error, Brier score, log-loss and AUPRC."""
+    slope, intercept = platt(logit(probability), test.labels)
+    return {
+        "calibration_slope": slope,
+        "calibration_intercept": intercept,
+        "ece": expected_calibration_error(test.labels, probability),
+        "brier": float(brier_score_loss(test.labels, probability)),
+        "log_loss": float(log_loss(test.labels, probability)),
+        "auprc": float(average_precision_score(test.labels, probability)),
+        "prevalence": float(test.labels.mean()),
+    }
+
+
+def operating_point(test: Windows, probability: Scores, threshold: float) -> dict[str, float]:
+    """What happens when every window at or above `threshold` is shown as a marked change."""
+    shown = probability >= threshold
+    right = int((shown & (test.labels == 1)).sum())
+    return {
+        "threshold": threshold,
+        "alerts_per_100_patient_days": 100.0 * float(shown.mean()),
+        "ppv": right / max(int(shown.sum()), 1),
+        "sensitivity": right / int(test.labels.sum()),
+    }
+
+
+def row_random_gap(split: Split, patient_grouped: float, *, seed: int) -> dict[str, Any]:
+    """What splitting windows instead of patients would have claimed, shown with gradient boosting (quick to refit)."""
+    parts = (split.train, split.test)
+    values, labels, patients, days = (
+        np.concatenate([getattr(part, name) for part in parts])
+        for name in ("values", "labels", "patients", "last_days")
+    )
+    whole = Windows(values, labels, patients, days)
+    order = np.random.default_rng(seed).permutation(len(whole))
+    test, train = whole.take(order[: len(split.test)]), whole.take(order[len(split.test) :])
+    by_rows = float(roc_auc_score(test.labels, fit_boosting(train, seed=seed)(test.values)))
+    return {
+        "model": "hist_gradient_boosting",
+        "auroc_by_rows": by_rows,
+        "auroc_by_patients": patient_grouped,
+        "gap": by_rows - patient_grouped,
+    }

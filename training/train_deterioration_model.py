@@ -1,0 +1,223 @@
+"""Train the deterioration model and put it into the model store.
+
+    export DATABASE_URL=postgresql://user@host/name
+    python -m training.train_deterioration_model
+    python -m training.train_deterioration_model --seed 11 --epochs 30 --json
+
+Reads the last 90 days of patient_measurements and the declines in patient_outcomes, fits, calibrates, judges the model
+on people it has not seen and against simple baselines, converts it to ONNX and saves everything with a model card.
+Refuses when there is too little to learn from. A model from little data, or from labels that are only a rule, is saved
+as `experimental`.
+"""
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sqlalchemy import Engine
+
+from database.engine import open_engine
+from errors import SetupError
+from registry import store
+from registry.store import StoredModel
+from training import model_card
+from training.baselines import fit_baselines
+from training.bayes_filter import BayesFilter, compare
+from training.checkpoint import save_checkpoint
+from training.convert_to_onnx import ConversionReport, convert_pytorch_to_onnx
+from training.datasets import (
+    CLEAR_DAYS,
+    Dataset,
+    Row,
+    Split,
+    build,
+    read_measurements,
+    read_outcomes,
+    split_by_patient,
+)
+from training.deterioration_fit import FitConfig, Progress, fit
+from training.deterioration_manifest import NAME, facts, make_manifest, rounded, stage_of
+from training.deterioration_network import DeteriorationNetwork
+from training.evaluation import calibration, discrimination, operating_point, row_random_gap
+from training.simulator import simulate
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingConfig:
+    """Everything that decides what model comes out of given data."""
+
+    days: int = 90
+    fit: FitConfig = field(default_factory=FitConfig)
+    # bands: shares of calibration windows that fall below where each begins
+    some_change_quantile: float = 0.80
+    marked_change_quantile: float = 0.95
+    # the fresh simulated world on which a model of simulated data is held against the exact posterior
+    ceiling_patients: int = 60
+    ceiling_days: int = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Training rows already in memory, as `datasets.build` takes them."""
+
+    measurements: Sequence[Row]
+    outcomes: Sequence[Row]
+
+
+def _silent(what: str, done: int, total: int) -> None:
+    """No progress is shown."""
+
+
+def train(data: Engine | Rows, config: TrainingConfig | None = None, progress: Progress = _silent) -> StoredModel:
+    """Train, judge, convert and save. Raises SetupError when the data do not suffice or the conversion disagrees."""
+    config, started = config or TrainingConfig(), time.monotonic()
+    if isinstance(data, Engine):
+        progress("reading measurements", 0, 1)
+        data = Rows(read_measurements(data, config.days), read_outcomes(data, config.days))
+    dataset = build(data.measurements, data.outcomes)
+    split = split_by_patient(dataset.windows, seed=config.fit.seed)
+    fitted = fit(split, config.fit, progress)
+    bands = _bands(fitted.network, split, config)
+    metrics = _judge(
+        dataset, split, fitted.network, threshold=bands["marked_change_from"], config=config, progress=progress
+    )
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        checkpoint = folder / f"{NAME}.safetensors"
+        save_checkpoint(fitted.network, checkpoint)
+        progress("converting to ONNX", 0, 1)
+        report = convert_pytorch_to_onnx(checkpoint, checkpoint.with_suffix(".onnx"))
+        metrics |= _conversion(report)
+        minutes = (time.monotonic() - started) / 60
+        origin = facts(dataset, split, fitted, config.fit, minutes=minutes)
+        manifest = make_manifest(stage_of(dataset), bands, rounded(metrics), origin)
+        (folder / "model_card.md").write_text(model_card.write(manifest), encoding="utf-8")
+        text = json.dumps(manifest.metrics, indent=2, sort_keys=True, allow_nan=False)
+        (folder / "metrics.json").write_text(f"{text}\n", encoding="utf-8")
+        progress("saving", 1, 1)
+        return store.save(manifest, folder)
+
+
+def _bands(network: DeteriorationNetwork, split: Split, config: TrainingConfig) -> dict[str, float]:
+    """Where the upper two bands begin, in hundredths (scores are shown so), from the calibration patients."""
+    scores = network.predict(split.calibration.values)
+    quantiles = np.quantile(scores, [config.some_change_quantile, config.marked_change_quantile])
+    some = min(max(round(float(quantiles[0]), 2), 0.01), 0.98)
+    marked = min(max(round(float(quantiles[1]), 2), some + 0.01), 0.99)
+    return {"some_change_from": round(some, 2), "marked_change_from": round(marked, 2)}
+
+
+def _judge(
+    dataset: Dataset,
+    split: Split,
+    network: DeteriorationNetwork,
+    *,
+    threshold: float,
+    config: TrainingConfig,
+    progress: Progress,
+) -> dict[str, Any]:
+    """All figures on the test patients, and on a fresh simulated world where the data are simulated."""
+    seed = config.fit.seed
+    progress("fitting baselines", 0, 1)
+    baselines = fit_baselines(split.train, seed=seed)
+    progress("judging on unseen patients", 0, 1)
+    probability = network.predict(split.test.values).astype(np.float64)
+    metrics = discrimination(split.test, probability, baselines, seed=seed)
+    metrics |= calibration(split.test, probability)
+    boosting = metrics["baselines"]["hist_gradient_boosting"]
+    metrics |= {
+        "verdict": model_card.verdict(metrics),
+        "operating_point": operating_point(split.test, probability.round(2), threshold),
+        "row_random_gap": row_random_gap(split, boosting, seed=seed),
+        "test_patients": len(np.unique(split.test.patients)),
+        "test_onset_patients": len(np.unique(split.test.patients[split.test.labels == 1])),
+        "test_windows": len(split.test),
+    }
+    if dataset.simulated and dataset.label_source == "outcomes":
+        progress("comparing with the exact posterior", 0, 1)
+        metrics |= _against_ceiling(network, config)
+    return metrics
+
+
+def _against_ceiling(network: DeteriorationNetwork, config: TrainingConfig) -> dict[str, Any]:
+    """How much of what seven simulated days can tell the network has learnt, in a cohort drawn for this alone."""
+    cohort = simulate(
+        config.ceiling_patients,
+        config.ceiling_days,
+        seed=2**31 + config.fit.seed,
+        last_day=datetime.now(UTC).date(),
+    )
+    windows = build(list(cohort.measurement_rows()), list(cohort.outcome_rows())).windows
+    exact = BayesFilter(clear_days_before=CLEAR_DAYS).posterior(windows.values)
+    found = compare(exact, network.predict(windows.values).astype(np.float64))
+    return {
+        "information_captured": found.information_captured,
+        "soft_auroc": found.soft_auroc_model,
+        "soft_auroc_ceiling": found.soft_auroc_ceiling,
+        "soft_auroc_gap": found.soft_auroc_ceiling - found.soft_auroc_model,
+    }
+
+
+def _conversion(report: ConversionReport) -> dict[str, float]:
+    return {
+        "parity_error": report.parity_error,
+        "torch_ms": report.torch_ms,
+        "onnx_ms": report.onnx_ms,
+        "onnx_speedup": report.speedup,
+    }
+
+
+@contextmanager
+def progress_bar() -> Iterator[Progress]:
+    """A progress bar on standard error that leaves no trace, and none at all where that is not a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bars
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Bars(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+        task = bars.add_task("starting", total=None)
+        yield lambda what, done, total: bars.update(
+            task, description=what, completed=done, total=total if total > 1 else None
+        )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Train on the database that DATABASE_URL names and print what was saved."""
+    parser = argparse.ArgumentParser(description="Train the deterioration model and put it into the model store.")
+    parser.add_argument("--days", type=int, default=90, help="how many of the last days to learn from")
+    parser.add_argument("--seed", type=int, default=FitConfig().seed)
+    parser.add_argument("--epochs", type=int, default=FitConfig().epochs)
+    parser.add_argument("--json", action="store_true", help="print tag, digest and metrics as JSON")
+    parsed = parser.parse_args(arguments)
+    url = os.environ.get("DATABASE_URL")
+    try:
+        if not url:
+            raise SetupError("DATABASE_URL is not set; it names the database with patient_measurements.")
+        config = TrainingConfig(days=parsed.days, fit=FitConfig(seed=parsed.seed, epochs=parsed.epochs))
+        engine = open_engine(url)
+        with progress_bar() as progress:
+            stored = train(engine, config, progress)
+        engine.dispose()
+    except SetupError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    found = {"tag": stored.tag, "digest": stored.digest, "metrics": stored.manifest.metrics}
+    sys.stdout.write(json.dumps(found) if parsed.json else f"{stored.tag}\n{stored.manifest.metrics['verdict']}")
+    sys.stdout.write("\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
