@@ -60,7 +60,10 @@ def up(
 @app.command()
 @explained
 def serve() -> None:
-    """Serve with the settings of the environment: real PostgreSQL, Redis and Cognito. Refuses to start when one is missing."""
+    """Serve with the settings of the environment: real PostgreSQL, Redis and Cognito.
+
+    Refuses to start when one is missing.
+    """
     from settings import load_settings
 
     settings = load_settings()

@@ -29,7 +29,8 @@ from bootstrap import bootstrap
     name="followup_ml",
     workers=1,  # the batcher gathers best when all requests pass one process; scale by replicas
     traffic={"timeout": 60},
-    # BentoML's own access log, traces and metrics label by raw path and cost more than a prediction: ours are in api/ and monitoring/.
+    # BentoML's own access log, traces and metrics label by raw path and cost more than a prediction: ours are in api/
+    # and monitoring/.
     logging={"access": {"enabled": False}},
     metrics={"enabled": False},
     tracing={"excluded_urls": ".*"},

@@ -1,7 +1,7 @@
 """Every setting there is, read once at start-up into one frozen object.
 
-Names are environment variables. A variable NAME_FILE, where set, names a file that holds the value (the way orchestrators
-hand over secrets). docs/settings.md lists them all; a test fails when it does not.
+Names are environment variables. A variable NAME_FILE, where set, names a file that holds the value (the way
+orchestrators hand over secrets). docs/settings.md lists them all; a test fails when it does not.
 """
 
 import os

@@ -1,7 +1,7 @@
 """The decision table: which role may do what. What is not in it is denied.
 
-Relations between a clinician and a patient are not known here yet; until they are, a clinician reads only what they asked for
-themselves. That is less than a care team may see, never more.
+Relations between a clinician and a patient are not known here yet; until they are, a clinician reads only what they
+asked for themselves. That is less than a care team may see, never more.
 """
 
 from enum import StrEnum

@@ -1,4 +1,4 @@
-"""Access tokens as AWS Cognito issues them: RS256, checked claim by claim, verified once and remembered until they expire."""
+"""Access tokens as AWS Cognito issues them: RS256, checked claim by claim, verified once, remembered until they expire."""
 
 import hashlib
 import time
@@ -78,7 +78,7 @@ class TokenVerifier:
     def _principal(self, claims: Mapping[str, Any]) -> Principal:
         subject, groups = claims["sub"], claims.get("cognito:groups", [])
         well_formed = (
-            claims["token_use"] == "access"
+            claims["token_use"] == "access"  # noqa: S105 - a kind of token, not one
             and claims["client_id"] in self._client_ids
             and isinstance(subject, str)
             and 0 < len(subject) <= _LONGEST_SUBJECT

@@ -1,7 +1,7 @@
 """The outermost ASGI layer: nothing reaches a route, a mounted app or BentoML itself without passing here.
 
-Admits a request only with a verified token, a declared route that the token's roles may call, and a body that is small, plain
-JSON and of the route's form. Whatever goes wrong, here or further in, leaves as a problem document.
+Admits a request only with a verified token, a declared route that the token's roles may call, and a body that is
+small, plain JSON and of the route's form. Whatever goes wrong, here or further in, leaves as a problem document.
 """
 
 import asyncio
@@ -76,7 +76,14 @@ class Gate:
             if principal is not None:
                 require(principal, route.action)
             raw = await _read_body(headers, receive) if route.body is not None else b""
-            admitted = _admit(scope, headers, request_id, route, principal or _NOBODY, path_parameters, raw)
+            admitted = Admitted(
+                principal=principal or _NOBODY,
+                caller=_caller(scope, headers, request_id, route, principal or _NOBODY),
+                body=_parse(route, raw) if route.body is not None else None,
+                idempotency=_idempotency(headers, raw) if route.body is not None else None,
+                path_parameters=path_parameters,
+                query=_query(route, scope),
+            )
             scope.setdefault("state", {})["admitted"] = admitted
             if route.bento:
                 await _run_unless_disconnected(self._app, scope, _Replay(raw, receive), outbound)
@@ -232,17 +239,11 @@ async def _read_body(headers: Mapping[str, str], receive: Receive) -> bytes:
         raise MalformedJson("The body did not come in time.") from error
 
 
-def _admit(
-    scope: Scope,
-    headers: Mapping[str, str],
-    request_id: UUID,
-    route: Route,
-    principal: Principal,
-    path_parameters: Mapping[str, str],
-    raw: bytes,
-) -> Admitted:
+def _caller(
+    scope: Scope, headers: Mapping[str, str], request_id: UUID, route: Route, principal: Principal
+) -> Caller:
     client = scope.get("client")
-    caller = Caller(
+    return Caller(
         principal=principal.subject,
         roles=principal.role_names,
         client_id=principal.client_id,
@@ -251,14 +252,6 @@ def _admit(
         route=route.path,
         ip_address=client[0] if client else None,
         user_agent=_printable(headers.get("user-agent")),
-    )
-    return Admitted(
-        principal=principal,
-        caller=caller,
-        body=_parse(route, raw) if route.body is not None else None,
-        idempotency=_idempotency(headers, raw) if route.body is not None else None,
-        path_parameters=path_parameters,
-        query=_query(route, scope),
     )
 
 

@@ -59,7 +59,10 @@ def as_followup_error(error: Exception, *, route: str, request_id: UUID) -> Foll
 
 
 def faults_of(error: ValidationError) -> list[FieldFault]:
-    """Pydantic's findings as pointers and words, without the values. Unknown names are the caller's text: not repeated."""
+    """Pydantic's findings as pointers and words, without the values.
+
+    Unknown names are the caller's text: not repeated.
+    """
     faults = []
     for found in error.errors(include_input=False, include_context=False, include_url=False):
         unknown = found["type"] == "extra_forbidden"

@@ -1,6 +1,7 @@
 """The route table: every address there is, what it does and who may call it. What is not in the table does not exist.
 
-The gate, the OpenAPI document and the tests all read this one table, so that none of them can know a route the others don't.
+The gate, the OpenAPI document and the tests all read this one table, so that none of them can know a route the others
+don't.
 """
 
 import re

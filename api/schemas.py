@@ -179,7 +179,10 @@ class BatchResponse(_Shown):
 
 
 class RecordShown(_Shown):
-    """One record of the trail. `input_data` and `result` are left out for readers who may see that it happened but not what."""
+    """One record of the trail.
+
+    `input_data` and `result` are left out for readers who may see that it happened but not what.
+    """
 
     prediction_id: UUID
     created_at: datetime

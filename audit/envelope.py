@@ -1,7 +1,8 @@
 """Encryption of what the database and the cache hold about people, and keyed digests of it.
 
-AES-256-GCM (NIST SP 800-38D) with a random 96-bit nonce. The associated data names table, column, row and key version, so that
-a cipher text moved to another place does not open. Keys for different purposes are derived from one root (HKDF, RFC 5869).
+AES-256-GCM (NIST SP 800-38D) with a random 96-bit nonce. The associated data names table, column, row and key version,
+so that a cipher text moved to another place does not open. Keys for different purposes are derived from one root
+(HKDF, RFC 5869).
 """
 
 import base64

@@ -1,4 +1,7 @@
-"""Reading the trail: one record, or newest first in pages. Which records a reader may see is decided by the caller's `Scope`."""
+"""Reading the trail: one record, or newest first in pages.
+
+Which records a reader may see is decided by the caller's `Scope`.
+"""
 
 import base64
 import binascii
@@ -8,7 +11,7 @@ from typing import Any
 from uuid import UUID
 
 import orjson
-from sqlalchemy import ColumnElement, and_, or_, select, tuple_
+from sqlalchemy import ColumnElement, and_, literal, or_, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from audit.envelope import Envelope, KeyedDigest
@@ -66,7 +69,7 @@ class History:
             query = query.where(condition)
         if cursor is not None:
             last = _from_cursor(cursor)
-            query = query.where(tuple_(_ROW.created_at, _ROW.id) < tuple_(created_at(last), last))
+            query = query.where(tuple_(_ROW.created_at, _ROW.id) < tuple_(literal(created_at(last)), literal(last)))
         if patient_id is not None:
             query = query.where(_ROW.patient_id == patient_id)
         if model_name is not None:

@@ -1,7 +1,8 @@
 """The write path of the audit trail: a record is durable before its answer leaves, or there is no answer.
 
-Group commit: one connection writes; whatever arrives while a commit is on its way to disk shares the next one. So a lone
-request waits for one commit, and many together cost little more than one. A failed commit fails every request in it.
+Group commit: one connection writes; whatever arrives while a commit is on its way to disk shares the next one. So a
+lone request waits for one commit, and many together cost little more than one. A failed commit fails every request in
+it.
 """
 
 import asyncio
@@ -26,7 +27,8 @@ log = logging.getLogger(__name__)
 _MOST_ROWS: Final = 512
 _PAUSE_BEFORE_RECONNECT_S: Final = 0.25
 
-# Column, type of the array that carries it. One statement for all rows, whatever their number, so that it is prepared once.
+# Column, type of the array that carries it. One statement for all rows, whatever their number, so that it is prepared
+# once.
 _COLUMNS: Final[tuple[tuple[LiteralString, LiteralString], ...]] = (
     ("created_at", "timestamptz"),
     ("id", "uuid"),
@@ -53,7 +55,7 @@ _COLUMNS: Final[tuple[tuple[LiteralString, LiteralString], ...]] = (
 )
 # A commit whose acknowledgement was lost is sent again: the same id is not written twice.
 _INSERT: Final[LiteralString] = (
-    "INSERT INTO ml_predictions ("
+    "INSERT INTO ml_predictions ("  # noqa: S608 - names are constants above
     + ", ".join(name for name, _ in _COLUMNS)
     + ") SELECT * FROM unnest("
     + ", ".join(("%b::" if kind == "bytea" else "%s::") + kind + "[]" for _, kind in _COLUMNS)
@@ -124,8 +126,9 @@ class Trail:
     async def record(self, records: Sequence[Record], first_answer: FirstAnswer | None = None) -> None:
         """Return once all records are committed, none or all.
 
-        Raises AuditUnavailable when they can't be within the time limit (then some may have been written all the same, but nobody
-        saw the answer), KeyTaken when the Idempotency-Key was used first by another request (then none was written).
+        Raises AuditUnavailable when they can't be within the time limit (then some may have been written all the same,
+        but nobody saw the answer), KeyTaken when the Idempotency-Key was used first by another request (then none was
+        written).
         """
         if not self._reachable or self._closing:
             raise AuditUnavailable("The audit database cannot be reached.")
@@ -234,6 +237,7 @@ class Trail:
             done, _ = await asyncio.wait({work}, timeout=deadline - asyncio.get_running_loop().time())
             if not done:
                 # Not cancelled: psycopg would first ask the frozen server to cancel, and wait for it.
+                work.add_done_callback(lambda late: late.cancelled() or late.exception())  # nobody else looks at it
                 self._cut_connection()
                 await asyncio.wait({work}, timeout=1)
                 await self._disconnect()

@@ -17,7 +17,10 @@ def alembic_config() -> Config:
 
 
 def upgrade(engine: Engine, revision: str = "head") -> None:
-    """Run the migrations that are missing. Safe to call from several processes at once: an advisory lock orders them."""
+    """Run the migrations that are missing.
+
+    Safe to call from several processes at once: an advisory lock orders them.
+    """
     with engine.begin() as connection:
         config = alembic_config()
         config.attributes["connection"] = connection

@@ -1,8 +1,8 @@
 """The tables, as SQLAlchemy 2 sees them. migrations/ makes them; a test compares the two.
 
-`ml_predictions` and `ml_performance_logs` grow without end, so they are partitioned by month. A prediction's id is a UUIDv7
-and its `created_at` is the very millisecond inside that id: an id alone leads to its partition, and newest-first paging
-needs no second key.
+`ml_predictions` and `ml_performance_logs` grow without end, so they are partitioned by month. A prediction's id is a
+UUIDv7 and its `created_at` is the very millisecond inside that id: an id alone leads to its partition, and newest-
+first paging needs no second key.
 """
 
 from datetime import date, datetime

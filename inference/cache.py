@@ -1,8 +1,9 @@
-"""Results that were computed before, in Redis or Valkey. Fails open: without it, predictions take longer and nothing else.
+"""Results that were computed before, in Redis or Valkey. Fails open: without it, predictions take longer and nothing
+else.
 
-The key is an HMAC over everything the result depends on, so it can't be guessed from a dictionary of likely notes and never
-outlives a model version. Values are sealed. What is asked for at the same time travels in one MGET, what is stored in one
-pipeline: a look-up must cost less than the prediction it saves.
+The key is an HMAC over everything the result depends on, so it can't be guessed from a dictionary of likely notes and
+never outlives a model version. Values are sealed. What is asked for at the same time travels in one MGET, what is
+stored in one pipeline: a look-up must cost less than the prediction it saves.
 """
 
 import asyncio
@@ -187,7 +188,7 @@ class RedisCache:
         self._start("probe", self._recover)
 
     async def _recover(self) -> None:
-        while not await self._probe():
+        while not await self._probe():  # noqa: ASYNC110 - what is waited for is outside this process
             await asyncio.sleep(_PAUSE_BETWEEN_PROBES_S)
         log.warning("cache: back")
 

@@ -59,7 +59,10 @@ class Deployments:
         self._following: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
-        """Load all champions. Raises SetupError when one cannot be loaded: better no server than one with half its models."""
+        """Load all champions.
+
+        Raises SetupError when one cannot be loaded: better no server than one with half its models.
+        """
         for registered in await self._champions():
             self._active[registered.name] = await self._load(registered)
         if not self._active:

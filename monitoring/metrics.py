@@ -1,4 +1,7 @@
-"""Counters and histograms for Prometheus. Labels are model names, versions and route templates; never anything of a request."""
+"""Counters and histograms for Prometheus.
+
+Labels are model names, versions and route templates; never anything of a request.
+"""
 
 from collections.abc import Callable
 

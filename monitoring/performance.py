@@ -1,7 +1,8 @@
-"""Performance of models over time: what `ml_predictions` says of answers, and `ml_performance_logs` of failures as well.
+"""Performance of models over time: what `ml_predictions` says of answers, and `ml_performance_logs` of failures as
+well.
 
-Answers are counted from their audit records, so these figures and the trail cannot disagree. Failures leave no prediction; each
-process logs them, with its own view of latency, in windows.
+Answers are counted from their audit records, so these figures and the trail cannot disagree. Failures leave no
+prediction; each process logs them, with its own view of latency, in windows.
 """
 
 import asyncio
@@ -12,8 +13,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from sqlalchemy import text
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
+
+from database.tables import PerformanceLog
 
 log = logging.getLogger(__name__)
 
@@ -37,11 +41,7 @@ _FAILURES: Final = text(
     "SELECT coalesce(sum(errors), 0) AS errors, coalesce(sum(shed), 0) AS shed FROM ml_performance_logs"
     " WHERE model_name = :model AND window_start >= :since"
 )
-_INSERT: Final = text(
-    "INSERT INTO ml_performance_logs (window_start, model_name, model_version, instance, window_s, requests, errors, shed,"
-    " cache_hits, latency_mean_ms, latency_max_ms) VALUES (:window_start, :model_name, :model_version, :instance, :window_s,"
-    " :requests, :errors, :shed, :cache_hits, :latency_mean_ms, :latency_max_ms) ON CONFLICT DO NOTHING"
-)
+_INSERT: Final = insert(PerformanceLog).on_conflict_do_nothing()
 
 
 async def performance(engine: AsyncEngine, model_name: str, hours: int) -> dict[str, Any]:
@@ -88,7 +88,10 @@ class _Window:
 
 
 class PerformanceLogger:
-    """Counts in memory, writes a row for each model version and window. Fails open: windows wait while the database is gone."""
+    """Counts in memory, writes a row for each model version and window.
+
+    Fails open: windows wait while the database is gone.
+    """
 
     def __init__(
         self,

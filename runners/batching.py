@@ -1,9 +1,9 @@
 """The adaptive batcher: gathers what is waiting and never waits when idle.
 
-A free slot takes work at once; while all slots are busy, items gather and the next batch is as large as its limits allow. Items
-of like length go together, because padding a short one to a long one's length costs more than running them apart. Every item gets
-its own outcome: one that breaks its batch fails alone, one whose caller has gone is dropped before it runs, and when more
-waits than can be answered in time, new ones are turned away.
+A free slot takes work at once; while all slots are busy, items gather and the next batch is as large as its limits
+allow. Items of like length go together, because padding a short one to a long one's length costs more than running
+them apart. Every item gets its own outcome: one that breaks its batch fails alone, one whose caller has gone is
+dropped before it runs, and when more waits than can be answered in time, new ones are turned away.
 """
 
 import asyncio
@@ -70,7 +70,10 @@ class Batcher(Generic[Item]):
         return self._waiting_items
 
     async def infer(self, item: Item, *, bulk: bool = False) -> Inferred:
-        """The item's own prediction. Raises Overloaded when the queue is full, InternalFault when the model fails on it."""
+        """The item's own prediction.
+
+        Raises Overloaded when the queue is full, InternalFault when the model fails on it.
+        """
         cost = max(1, self.runner.cost(item))
         limits = self._limits
         if self._waiting_items >= limits.queue_items or self._waiting_tokens + cost > limits.queue_tokens:

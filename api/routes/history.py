@@ -20,7 +20,7 @@ _NAME: Final = re.compile(r"[A-Za-z0-9_.:\-]{1,128}")
 
 
 def scope_of(principal: Principal) -> Scope:
-    """Auditors see that something happened, not what was in it; patients their own; others what they asked for themselves."""
+    """Auditors see that something happened, not what was in it; patients their own; others what they asked for."""
     if principal.has(Role.CLINICIAN, Role.SERVICE):
         return Scope(author=principal.subject)
     if principal.has(Role.PATIENT):

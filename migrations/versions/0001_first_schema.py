@@ -6,8 +6,8 @@ from sqlalchemy.dialects import postgresql
 
 PARTITIONED = ("ml_predictions", "ml_performance_logs")
 
-# Makes the partitions of this month and the next ones. The default partition takes what falls outside, so that a clock that
-# is off, or a maintenance run that was missed, never loses a record.
+# Makes the partitions of this month and the next ones. The default partition takes what falls outside, so that a
+# clock that is off, or a maintenance run that was missed, never loses a record.
 ENSURE_PARTITIONS = """
 CREATE FUNCTION ensure_partitions(months_ahead integer) RETURNS integer LANGUAGE plpgsql AS $$
 DECLARE

@@ -1,0 +1,144 @@
+"""Real servers for the tests: a private PostgreSQL and Valkey, a database of its own for each test, and trained models."""
+
+import asyncio
+import hashlib
+import os
+import subprocess
+import sys
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+os.environ["BENTOML_DO_NOT_TRACK"] = "True"
+ROOT = Path(__file__).resolve().parent.parent
+# Trained once and kept: the same code and corpus give the same models, so a second run of the suite need not train again.
+TRAINED = ROOT / ".followup" / "tests"
+os.environ["BENTOML_HOME"] = str(TRAINED / "bentoml")
+(TRAINED / "bentoml").mkdir(parents=True, exist_ok=True)
+
+from access.dev_issuer import DevIssuer, demo_subject  # noqa: E402 - BentoML reads its home at import
+from database.engine import open_async_engine, open_engine  # noqa: E402
+from database.migrate import upgrade  # noqa: E402
+from embedded.postgres import EmbeddedPostgres  # noqa: E402
+from embedded.valkey import EmbeddedValkey  # noqa: E402
+from registry import store  # noqa: E402
+from registry.store import StoredModel  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="session")
+def postgres(home: Path) -> Iterator[EmbeddedPostgres]:
+    server = EmbeddedPostgres(home)
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def valkey_socket(home: Path) -> Iterator[str]:
+    server = EmbeddedValkey(home)
+    yield server.start()
+    server.stop()
+
+
+@pytest.fixture
+def empty_database_url(postgres: EmbeddedPostgres) -> str:
+    return postgres.create_database(f"t_{uuid.uuid4().hex}")
+
+
+@pytest.fixture
+def database_url(empty_database_url: str) -> str:
+    engine = open_engine(empty_database_url)
+    upgrade(engine)
+    engine.dispose()
+    return empty_database_url
+
+
+@pytest.fixture
+def engine(database_url: str) -> Iterator[Engine]:
+    engine = open_engine(database_url)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+async def async_engine(database_url: str) -> AsyncIterator[AsyncEngine]:
+    engine = open_async_engine(database_url, pool_size=4)
+    yield engine
+    await engine.dispose()
+
+
+@pytest.fixture(scope="session")
+def issuer(home: Path) -> DevIssuer:
+    return DevIssuer(home / "issuer")
+
+
+@pytest.fixture
+def clinician(issuer: DevIssuer) -> dict[str, str]:
+    return bearer(issuer, "clinician")
+
+
+def bearer(issuer: DevIssuer, *roles: str, subject: str | None = None) -> dict[str, str]:
+    token = issuer.token(roles, subject or demo_subject(roles[0]))
+    return {"Authorization": f"Bearer {token}"}
+
+
+def _training_code() -> str:
+    """What the models depend on: the same digest means that training again would give the same models."""
+    digest = hashlib.sha256()
+    for folder in ("training", "clinical", "registry"):
+        for path in sorted((ROOT / folder).rglob("*")):
+            if path.suffix in {".py", ".txt"}:
+                digest.update(path.relative_to(ROOT).as_posix().encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _trained(name: str, command: list[str], environment: dict[str, str]) -> StoredModel:
+    mark = TRAINED / f"{name}-{_training_code()}"
+    if mark.exists():
+        return store.get(name, mark.read_text())
+    known = {stored.manifest.version for stored in store.versions(name)}
+    subprocess.run([sys.executable, "-m", *command], cwd=ROOT, env={**os.environ, **environment}, check=True)
+    (made,) = (stored for stored in store.versions(name) if stored.manifest.version not in known)
+    mark.write_text(made.manifest.version)
+    return made
+
+
+@pytest.fixture(scope="session")
+def ner_model() -> StoredModel:
+    """The real NER model, trained on the whole corpus."""
+    return _trained("clinical_ner", ["training.ner"], {})
+
+
+@pytest.fixture(scope="session")
+def deterioration_model(postgres: EmbeddedPostgres) -> StoredModel:
+    """The real deterioration model, trained on a full set of demo data."""
+    url = postgres.create_database(f"training_{uuid.uuid4().hex}")
+    engine = open_engine(url)
+    upgrade(engine)
+    engine.dispose()
+    subprocess.run(
+        [sys.executable, "-m", "cli", "demo-data"], cwd=ROOT, env={**os.environ, "DATABASE_URL": url}, check=True
+    )
+    return _trained("deterioration_lstm", ["training.train_deterioration_model"], {"DATABASE_URL": url})
+
+
+async def eventually(condition: object, *, within_s: float = 10.0) -> None:
+    """Wait until `condition()` (or what it returns, awaited) is true."""
+    deadline = asyncio.get_running_loop().time() + within_s
+    while True:
+        outcome = condition()  # type: ignore[operator]
+        if asyncio.iscoroutine(outcome):
+            outcome = await outcome
+        if outcome:
+            return
+        assert asyncio.get_running_loop().time() < deadline, "it did not come about in time"
+        await asyncio.sleep(0.02)

@@ -1,0 +1,163 @@
+"""Tokens: good ones pass, everything else is 401 with the same words."""
+
+import base64
+import hashlib
+import hmac
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import jwt
+import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+from access.dev_issuer import CLIENT_ID, ISSUER, KEY_ID, DevIssuer
+from access.jwks import FetchedKeys, PinnedKeys
+from access.principal import Role
+from access.tokens import TokenVerifier
+from errors import SetupError, Unauthenticated
+
+
+@pytest.fixture
+def verifier(issuer: DevIssuer) -> TokenVerifier:
+    return TokenVerifier(PinnedKeys(issuer.jwks_file), issuer=ISSUER, client_ids=[CLIENT_ID])
+
+
+async def test_a_good_token_becomes_its_principal(verifier: TokenVerifier, issuer: DevIssuer) -> None:
+    principal = await verifier.verify(issuer.token(["clinician", "unknown-group"], "sub-1"))
+    assert principal.subject == "sub-1"
+    assert principal.roles == {Role.CLINICIAN}
+    assert principal.client_id == CLIENT_ID
+
+
+@pytest.mark.parametrize(
+    "claims",
+    [
+        {"iss": "https://cognito-idp.local/other"},
+        {"iss": ISSUER + "/"},
+        {"token_use": "id"},
+        {"client_id": "somebody-else"},
+        {"client_id": None},
+        {"exp": int(time.time()) - 60},
+        {"nbf": int(time.time()) + 600},
+        {"iat": int(time.time()) + 600},
+        {"exp": "soon"},
+        {"sub": ""},
+        {"sub": 7},
+        {"sub": "x" * 200},
+        {"sub": "a\x00b"},
+        {"cognito:groups": "clinician"},
+        {"jti": None},
+    ],
+    ids=lambda claims: "-".join(claims),
+)
+async def test_a_token_with_a_wrong_claim_is_refused(
+    verifier: TokenVerifier, issuer: DevIssuer, claims: dict[str, Any]
+) -> None:
+    with pytest.raises(Unauthenticated):
+        await verifier.verify(issuer.token(["clinician"], "sub-1", **claims))
+
+
+def _b64(data: dict[str, Any]) -> str:
+    return base64.urlsafe_b64encode(json.dumps(data).encode()).decode().rstrip("=")
+
+
+async def test_forged_signatures_and_algorithms_are_refused(verifier: TokenVerifier, issuer: DevIssuer) -> None:
+    good = issuer.token(["clinician"], "sub-1")
+    header, payload, signature = good.split(".")
+    stranger = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    claims = jwt.decode(good, options={"verify_signature": False})
+    # The public key as an HMAC secret: what a verifier that trusts the header's algorithm would accept.
+    hmac_header = _b64({"alg": "HS256", "kid": KEY_ID, "typ": "JWT"})
+    secret = issuer.jwks_file.read_bytes()
+    mac = hmac.digest(secret, f"{hmac_header}.{payload}".encode(), hashlib.sha256)
+    hmac_signature = base64.urlsafe_b64encode(mac).decode().rstrip("=")
+    forged = [
+        f"{_b64({'alg': 'none', 'kid': KEY_ID})}.{payload}.",
+        f"{_b64({'alg': 'none', 'kid': KEY_ID})}.{payload}.{signature}",
+        f"{hmac_header}.{payload}.{signature}",
+        f"{hmac_header}.{payload}.{hmac_signature}",
+        jwt.encode(claims, stranger, algorithm="RS256", headers={"kid": KEY_ID}),
+        jwt.encode(claims, stranger, algorithm="RS256", headers={"kid": "unknown"}),
+        jwt.encode(claims, stranger, algorithm="RS256", headers={"kid": KEY_ID, "jku": "https://evil.invalid/jwks"}),
+        jwt.encode(claims, stranger, algorithm="RS512", headers={"kid": KEY_ID}),
+        f"{header}.{payload}.{signature[:-4]}AAAA",
+        f"{header}.{_b64({**claims, 'cognito:groups': ['admin']})}.{signature}",
+        f"{header}.{payload}",
+        good[:-1],
+        "",
+        "....",
+        "a.b.c",
+        good + "=" * 9000,
+        "\ud800.\ud800.\ud800",
+        "é" * 50,
+    ]
+    for token in forged:
+        with pytest.raises(Unauthenticated) as refused:
+            await verifier.verify(token)
+        assert refused.value.detail == "The token is not valid."
+
+
+async def test_a_token_stops_being_good_when_it_expires(issuer: DevIssuer) -> None:
+    now = [time.time()]
+    verifier = TokenVerifier(
+        PinnedKeys(issuer.jwks_file), issuer=ISSUER, client_ids=[CLIENT_ID], clock=lambda: now[0]
+    )
+    token = issuer.token(["clinician"], "sub-1", lifetime_s=-20)  # within the leeway of the first check
+    await verifier.verify(token)
+    now[0] += 60
+    stale = issuer.token(["clinician"], "sub-1", lifetime_s=-40)
+    with pytest.raises(Unauthenticated):
+        await verifier.verify(stale)
+
+
+async def test_unknown_key_ids_do_not_make_us_fetch_at_the_callers_pace(issuer: DevIssuer) -> None:
+    fetched: list[str] = []
+    now = [0.0]
+
+    def fetch(url: str) -> str:
+        fetched.append(url)
+        return issuer.jwks_file.read_text()
+
+    keys = FetchedKeys("https://idp.invalid/jwks.json", fetch=fetch, clock=lambda: now[0])
+    assert await keys.key(KEY_ID) is not None
+    for number in range(1000):
+        assert await keys.key(f"random-{number}") is None
+    assert len(fetched) == 1
+    now[0] = 31.0
+    assert await keys.key("random") is None
+    assert len(fetched) == 2
+    assert await keys.key(KEY_ID) is not None
+
+
+async def test_an_issuer_that_cannot_be_reached_leaves_the_known_keys_good(issuer: DevIssuer) -> None:
+    answers: list[str | Exception] = [issuer.jwks_file.read_text(), OSError(), "{}", "not json"]
+    now = [0.0]
+
+    def fetch(_url: str) -> str:
+        now[0] += 31
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    keys = FetchedKeys("https://idp.invalid/jwks.json", fetch=fetch, clock=lambda: now[0])
+    for key_id in (KEY_ID, "a", "b", "c"):
+        await keys.key(key_id)
+        now[0] += 31
+    assert not answers
+    assert await keys.key(KEY_ID) is not None
+
+
+def test_keys_are_never_fetched_in_plain_text_from_afar() -> None:
+    for url in ("http://idp.example/jwks", "file:///etc/passwd", "ftp://x", "http://localhost.evil.example/"):
+        with pytest.raises(SetupError):
+            FetchedKeys(url)
+
+
+def test_a_jwks_file_without_keys_stops_the_start(tmp_path: Path) -> None:
+    for content in ("", "{}", '{"keys": []}', '{"keys": [{"kty": "oct", "k": "AA", "kid": "x"}]}', "[1]"):
+        (tmp_path / "jwks.json").write_text(content)
+        with pytest.raises(SetupError):
+            PinnedKeys(tmp_path / "jwks.json")
