@@ -11,6 +11,7 @@ difference of the two scores is the change; it is null when nothing was measured
 
 from collections.abc import Mapping, Sequence
 from datetime import date
+from math import isnan
 from pathlib import Path
 from typing import Any, Final
 
@@ -62,7 +63,7 @@ class DeteriorationRunner:
 
     def canonical(self, item: Item) -> Any:
         """The window as rows of four numbers or null; dates do not count, since the model does not see them."""
-        return {"measurements": [[None if value != value else value for value in row] for row in item.tolist()]}  # noqa: PLR0124
+        return {"measurements": [[None if isnan(value) else value + 0.0 for value in row] for row in item.tolist()]}
 
     def cost(self, item: Item) -> int:
         """One row."""

@@ -4,6 +4,7 @@ On real home-monitoring data a mere count of recent events beat every model, so 
 """
 
 from collections.abc import Callable, Mapping
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,9 @@ from training.datasets import Windows
 
 Scores = NDArray[np.float64]
 Scorer = Callable[[NDArray[np.float32]], Scores]
+
+PROBABILISTIC: Final = ("last_value", "logistic_regression", "hist_gradient_boosting")
+"""The baselines whose scores are probabilities."""
 
 
 def fit_baselines(train: Windows, *, seed: int) -> Mapping[str, Scorer]:
@@ -39,14 +43,19 @@ def fit_boosting(train: Windows, *, seed: int) -> Scorer:
 
 def _event_count(train: Windows) -> Scorer:
     """How many readings of the week are in the top tenth of all training readings of their kind."""
-    high = np.nanquantile(train.values.reshape(-1, train.values.shape[2]), 0.9, axis=0)
+    columns = train.values.reshape(-1, train.values.shape[2]).T
+    measured = [column[~np.isnan(column)] for column in columns]
+    high = np.array([np.quantile(column, 0.9) if len(column) else np.inf for column in measured])
     return lambda values: np.asarray((values >= high).sum(axis=(1, 2)), dtype=np.float64)
 
 
 def _logistic(train: Windows, view: Callable[[NDArray[np.float32]], Scores]) -> Scorer:
     """Logistic regression on a view of the window, missing values as 0 after centring, with a missing mask."""
     raw = view(train.values)
-    centre, spread = np.nanmean(raw, axis=0), np.nanstd(raw, axis=0)
+    known = ~np.isnan(raw)
+    count = np.maximum(known.sum(axis=0), 1)  # a value that nobody ever measured stays 0
+    centre = np.where(known, raw, 0.0).sum(axis=0) / count
+    spread = np.sqrt((np.where(known, raw - centre, 0.0) ** 2).sum(axis=0) / count)
 
     def features(values: NDArray[np.float32]) -> Scores:
         seen = view(values)

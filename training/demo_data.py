@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Any, Final
 
+import psycopg
 from sqlalchemy import Connection, Engine, inspect, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from errors import SetupError
 from training.simulator import DECLINE_LABEL, ID_PREFIX, SOURCE, simulate
 
-Progress = Callable[[str], None]
+Progress = Callable[[str, int, int], None]  # what is being done, steps done, steps in all
 
 _TABLES: Final = {
     "patient_measurements": (
@@ -60,21 +61,21 @@ def load_demo_data(
     Raises SetupError when the tables are missing, hold rows that are not simulated, or hold simulated rows and
     `replace` is not set.
     """
-    say = progress or (lambda _: None)
-    missing = [table for table in _TABLES if not inspect(engine).has_table(table)]
-    if missing:
-        raise SetupError(f"The database has no table {' and no '.join(missing)}; run the migrations first.")
+    say = progress or (lambda what, done, total: None)
     try:
+        missing = [table for table in _TABLES if not inspect(engine).has_table(table)]
+        if missing:
+            raise SetupError(f"The database has no table {' and no '.join(missing)}; run the migrations first.")
         with engine.begin() as connection:
             _make_room(connection, replace=replace)
             last_day: date = connection.execute(text("SELECT CURRENT_DATE - 1")).scalar_one()
-            say(f"simulating {patients} patients over {days} days")
+            say("simulating patients", 0, 3)
             cohort = simulate(patients, days, seed=seed, last_day=last_day)
-            say("writing measurements")
+            say("writing measurements", 1, 3)
             measurements = _copy(connection, "patient_measurements", cohort.measurement_rows())
-            say("writing outcomes")
+            say("writing outcomes", 2, 3)
             declines = _copy(connection, "patient_outcomes", cohort.outcome_rows())
-    except SQLAlchemyError as error:
+    except (SQLAlchemyError, psycopg.Error) as error:
         raise SetupError("The demo data could not be written; check the role's rights on both tables.") from error
     return Loaded(patients, measurements, declines, last_day)
 

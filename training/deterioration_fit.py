@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from training.datasets import Split, Windows
 from training.deterioration_network import DeteriorationNetwork, NetworkShape
-from training.evaluation import platt
+from training.evaluation import logit, platt
 
 Progress = Callable[[str, int, int], None]  # what is being done, steps done, steps in all
 
@@ -75,6 +75,8 @@ def calibrate(network: DeteriorationNetwork, windows: Windows) -> None:
     with torch.inference_mode():
         logits = network.logits(torch.from_numpy(windows.values)).numpy()
     slope, intercept = platt(logits, windows.labels)
+    if slope <= 0.0:  # it ranks no better than chance: give everyone the prevalence, rather than turn the ranking round
+        slope, intercept = 0.0, float(logit(windows.labels.mean(keepdims=True))[0])
     network.slope.fill_(slope)
     network.intercept.fill_(intercept)
 

@@ -33,11 +33,11 @@ class NetworkShape:
 
 
 class Member(nn.Module):
-    """One LSTM and its read-out: readings with their mask, float32[batch, 7, 8], to logits float32[batch]."""
+    """One LSTM and its read-out: prepared readings float32[batch, 7, 12] to logits float32[batch]."""
 
     def __init__(self, shape: NetworkShape, dropout: float = 0.0) -> None:
         super().__init__()
-        self.recurrent = nn.LSTM(2 * shape.features, shape.hidden, batch_first=True)
+        self.recurrent = nn.LSTM(3 * shape.features, shape.hidden, batch_first=True)
         self.dropout = nn.Dropout(dropout)
         self.read_out = nn.Linear(shape.hidden, 1)
 
@@ -78,10 +78,14 @@ class DeteriorationNetwork(nn.Module):
         self.scale.copy_(spread.clamp(min=1e-3))
 
     def prepare(self, window: Tensor) -> Tensor:
-        """Standardised readings (0 where missing) beside the mask: float32[batch, 7, 8]."""
+        """Standardised readings (0 where missing), the mask, and each reading's distance from its own mean of the week
+        (0 where missing): float32[batch, 7, 12]. The distance spares the network learning what a person's normal is."""
         missing = torch.isnan(window)
-        values = torch.where(missing, torch.zeros_like(window), (window - self.mean) / self.scale)
-        return torch.cat([values, missing.to(window.dtype)], dim=-1)
+        nothing = torch.zeros_like(window)
+        values = torch.where(missing, nothing, (window - self.mean) / self.scale)
+        mask = missing.to(window.dtype)
+        own_mean = values.sum(1, keepdim=True) / (1.0 - mask).sum(1, keepdim=True).clamp(min=1.0)
+        return torch.cat([values, mask, torch.where(missing, nothing, values - own_mean)], dim=-1)
 
     def member_logits(self, window: Tensor) -> Tensor:
         """Each member's own logit, float32[members, batch]: what training fits, one loss a member."""

@@ -16,7 +16,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -29,9 +29,9 @@ from sqlalchemy import Engine
 from database.engine import open_engine
 from errors import SetupError
 from registry import store
-from registry.store import StoredModel
+from registry.store import Manifest, StoredModel
 from training import model_card
-from training.baselines import fit_baselines
+from training.baselines import PROBABILISTIC, Scorer, fit_baselines
 from training.bayes_filter import BayesFilter, compare
 from training.checkpoint import save_checkpoint
 from training.convert_to_onnx import ConversionReport, convert_pytorch_to_onnx
@@ -79,8 +79,19 @@ def _silent(what: str, done: int, total: int) -> None:
 
 
 def train(data: Engine | Rows, config: TrainingConfig | None = None, progress: Progress = _silent) -> StoredModel:
-    """Train, judge, convert and save. Raises SetupError when the data do not suffice or the conversion disagrees."""
-    config, started = config or TrainingConfig(), time.monotonic()
+    """Train, judge, convert and save to the model store. Raises SetupError as `make_model` does."""
+    with tempfile.TemporaryDirectory() as name:
+        manifest = make_model(Path(name), data, config or TrainingConfig(), progress)
+        progress("saving", 0, 1)
+        return store.save(manifest, Path(name))
+
+
+def make_model(folder: Path, data: Engine | Rows, config: TrainingConfig, progress: Progress = _silent) -> Manifest:
+    """Write a model's files into `folder` (weights, ONNX, card, metrics) and return its manifest.
+
+    Raises SetupError when the data do not suffice or the conversion disagrees.
+    """
+    started = time.monotonic()
     if isinstance(data, Engine):
         progress("reading measurements", 0, 1)
         data = Rows(read_measurements(data, config.days), read_outcomes(data, config.days))
@@ -91,21 +102,16 @@ def train(data: Engine | Rows, config: TrainingConfig | None = None, progress: P
     metrics = _judge(
         dataset, split, fitted.network, threshold=bands["marked_change_from"], config=config, progress=progress
     )
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        checkpoint = folder / f"{NAME}.safetensors"
-        save_checkpoint(fitted.network, checkpoint)
-        progress("converting to ONNX", 0, 1)
-        report = convert_pytorch_to_onnx(checkpoint, checkpoint.with_suffix(".onnx"))
-        metrics |= _conversion(report)
-        minutes = (time.monotonic() - started) / 60
-        origin = facts(dataset, split, fitted, config.fit, minutes=minutes)
-        manifest = make_manifest(stage_of(dataset), bands, rounded(metrics), origin)
-        (folder / "model_card.md").write_text(model_card.write(manifest), encoding="utf-8")
-        text = json.dumps(manifest.metrics, indent=2, sort_keys=True, allow_nan=False)
-        (folder / "metrics.json").write_text(f"{text}\n", encoding="utf-8")
-        progress("saving", 1, 1)
-        return store.save(manifest, folder)
+    progress("converting to ONNX", 0, 1)
+    checkpoint = folder / f"{NAME}.safetensors"
+    save_checkpoint(fitted.network, checkpoint)
+    metrics |= _conversion(convert_pytorch_to_onnx(checkpoint, checkpoint.with_suffix(".onnx")))
+    origin = facts(dataset, split, fitted, config.fit, minutes=(time.monotonic() - started) / 60)
+    manifest = make_manifest(stage_of(dataset), bands, rounded(metrics), origin)
+    (folder / "model_card.md").write_text(model_card.write(manifest), encoding="utf-8")
+    text = json.dumps(manifest.metrics, indent=2, sort_keys=True, allow_nan=False)
+    (folder / "metrics.json").write_text(f"{text}\n", encoding="utf-8")
+    return manifest
 
 
 def _bands(network: DeteriorationNetwork, split: Split, config: TrainingConfig) -> dict[str, float]:
@@ -145,26 +151,28 @@ def _judge(
     }
     if dataset.simulated and dataset.label_source == "outcomes":
         progress("comparing with the exact posterior", 0, 1)
-        metrics |= _against_ceiling(network, config)
+        metrics |= _against_ceiling(network, baselines, config)
     return metrics
 
 
-def _against_ceiling(network: DeteriorationNetwork, config: TrainingConfig) -> dict[str, Any]:
-    """How much of what seven simulated days can tell the network has learnt, in a cohort drawn for this alone."""
-    cohort = simulate(
-        config.ceiling_patients,
-        config.ceiling_days,
-        seed=2**31 + config.fit.seed,
-        last_day=datetime.now(UTC).date(),
-    )
-    windows = build(list(cohort.measurement_rows()), list(cohort.outcome_rows())).windows
-    exact = BayesFilter(clear_days_before=CLEAR_DAYS).posterior(windows.values)
-    found = compare(exact, network.predict(windows.values).astype(np.float64))
+def _against_ceiling(
+    network: DeteriorationNetwork, baselines: Mapping[str, Scorer], config: TrainingConfig
+) -> dict[str, Any]:
+    """How much of what seven simulated days can tell was learnt, in a cohort drawn for this alone."""
+    last_day = datetime.now(UTC).date()
+    seed = 2**31 + config.fit.seed
+    cohort = simulate(config.ceiling_patients, config.ceiling_days, seed=seed, last_day=last_day)
+    windows = build(list(cohort.measurement_rows()), list(cohort.outcome_rows())).windows.values
+    exact = BayesFilter(clear_days_before=CLEAR_DAYS).posterior(windows)
+    found = compare(exact, network.predict(windows).astype(np.float64))
     return {
         "information_captured": found.information_captured,
         "soft_auroc": found.soft_auroc_model,
         "soft_auroc_ceiling": found.soft_auroc_ceiling,
         "soft_auroc_gap": found.soft_auroc_ceiling - found.soft_auroc_model,
+        "information_captured_by_baselines": {
+            name: compare(exact, baselines[name](windows)).information_captured for name in PROBABILISTIC
+        },
     }
 
 
