@@ -9,9 +9,10 @@ import hashlib
 import os
 import signal
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Final, Protocol
 
@@ -113,7 +114,15 @@ def _spawn(command: Sequence[str], log: Path) -> int:
         (os.POSIX_SPAWN_OPEN, 1, str(log), flags, 0o600),
         (os.POSIX_SPAWN_DUP2, 1, 2),
     ]
-    return os.posix_spawnp(command[0], list(command), dict(os.environ), file_actions=actions, setsid=True)
+    process_id = os.posix_spawnp(command[0], list(command), dict(os.environ), file_actions=actions, setsid=True)
+    # Reaped the moment it ends: PostgreSQL takes the zombie of a killed one for a server that still runs.
+    threading.Thread(target=_reap, args=(process_id,), daemon=True).start()
+    return process_id
+
+
+def _reap(process_id: int) -> None:
+    with suppress(ChildProcessError):
+        os.waitpid(process_id, 0)
 
 
 def _wait(condition: Callable[[], bool], deadline: float) -> bool:
@@ -125,11 +134,6 @@ def _wait(condition: Callable[[], bool], deadline: float) -> bool:
 
 
 def _alive(process_id: int) -> bool:
-    try:
-        if os.waitpid(process_id, os.WNOHANG)[0] == process_id:
-            return False
-    except ChildProcessError:
-        pass  # started by another process: not ours to reap
     try:
         os.kill(process_id, 0)
     except ProcessLookupError:

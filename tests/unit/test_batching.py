@@ -86,7 +86,9 @@ async def test_a_poison_item_fails_alone_and_does_not_show_why(runner: Echo, exe
     await asyncio.sleep(0)
     runner.gate.set()
     outcomes = await asyncio.gather(*tasks, return_exceptions=True)
-    assert [o if isinstance(o, BaseException) else o.prediction.result["echo"] for o in (*outcomes[:2], outcomes[3])] == [
+    assert [
+        o if isinstance(o, BaseException) else o.prediction.result["echo"] for o in (*outcomes[:2], outcomes[3])
+    ] == [
         "before",
         "good-1",
         "good-2",

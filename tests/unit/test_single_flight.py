@@ -16,7 +16,9 @@ async def test_equal_keys_compute_once_and_other_keys_apart() -> None:
         await asyncio.sleep(0.01)
         return value
 
-    answers = await asyncio.gather(*(flights.do(key, lambda key=key: compute(key.decode())) for key in [b"a", b"a", b"b"]))
+    answers = await asyncio.gather(
+        *(flights.do(key, lambda key=key: compute(key.decode())) for key in [b"a", b"a", b"b"])
+    )
     assert answers == [("a", False), ("a", True), ("b", False)]
     assert sorted(computed) == ["a", "b"]
     assert await flights.do(b"a", lambda: compute("again")) == ("again", False)

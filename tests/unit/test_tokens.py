@@ -101,9 +101,7 @@ async def test_forged_signatures_and_algorithms_are_refused(verifier: TokenVerif
 
 async def test_a_token_stops_being_good_when_it_expires(issuer: DevIssuer) -> None:
     now = [time.time()]
-    verifier = TokenVerifier(
-        PinnedKeys(issuer.jwks_file), issuer=ISSUER, client_ids=[CLIENT_ID], clock=lambda: now[0]
-    )
+    verifier = TokenVerifier(PinnedKeys(issuer.jwks_file), issuer=ISSUER, client_ids=[CLIENT_ID], clock=lambda: now[0])
     token = issuer.token(["clinician"], "sub-1", lifetime_s=-20)  # within the leeway of the first check
     await verifier.verify(token)
     now[0] += 60
