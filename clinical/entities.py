@@ -1,14 +1,15 @@
 """From word pieces' label scores to entities: whole words, exact code-point offsets, scores that are probabilities.
 
-Training, evaluation and serving all decode here, so that they cannot drift apart. It knows numpy and nothing of tokenizers
-or models: an encoding is anything with `ids`, `offsets` and `word_ids`. It refuses to return a part of a word, or an entity
-whose text differs from the slice of the original text.
+Training, evaluation and serving all decode here, so that they cannot drift apart. It knows numpy and nothing of
+tokenizers or models: an encoding is anything with `ids`, `offsets` and `word_ids`. It refuses to return a part of a
+word, or an entity whose text differs from the slice of the original text.
 """
 
 import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Final, Literal, Protocol, Self, get_args
 
 import numpy as np
@@ -157,8 +158,11 @@ def join_windows(parts: Sequence[Floats], spans: Sequence[Span]) -> Floats:
     """One float32[count, labels] of overlapping windows: each piece from the window where it stands farther inside."""
     if len(parts) == 1:
         return parts[0]
-    cuts = [0, *((left.end + right.start) // 2 for left, right in zip(spans, spans[1:], strict=False)), spans[-1].end]
-    kept = [part[low - span.start : high - span.start] for part, span, low, high in zip(parts, spans, cuts, cuts[1:], strict=False)]
+    cuts = [0, *((left.end + right.start) // 2 for left, right in pairwise(spans)), spans[-1].end]
+    kept = [
+        part[low - span.start : high - span.start]
+        for part, span, low, high in zip(parts, spans, cuts[:-1], cuts[1:], strict=True)
+    ]
     return np.concatenate(kept)
 
 
@@ -167,8 +171,8 @@ def decode(
 ) -> list[ScoredSpan]:
     """The mentions in `text`, in order, never overlapping; `logits` is float32[pieces, labels].
 
-    A word's probabilities are the mean of its pieces'. A word belongs to the type whose B- and I- weigh most together, so
-    no sequence can be illegal: a run of one type is cut where B- outweighs I-, or at a blank line.
+    A word's probabilities are the mean of its pieces'. A word belongs to the type whose B- and I- weigh most
+    together, so no sequence can be illegal: a run of one type is cut where B- outweighs I-, or at a blank line.
     """
     if not len(pieces):
         return []
@@ -190,7 +194,9 @@ def decode(
     if not len(firsts):
         return []
     closes = np.flatnonzero(np.append(opens[1:] | ~inside[1:], True) & inside)
-    raw = np.exp(np.add.reduceat(np.append(np.log(weight + _SMALLEST), 0), np.stack([firsts, closes + 1], 1).ravel())[::2])
+    raw = np.exp(
+        np.add.reduceat(np.append(np.log(weight + _SMALLEST), 0), np.stack([firsts, closes + 1], 1).ravel())[::2]
+    )
     scores = calibration(raw.astype(np.float32))
     starts = pieces.starts[pieces.word_first[firsts]]
     ends = pieces.ends[np.append(pieces.word_first, len(pieces))[closes + 1] - 1]

@@ -58,7 +58,9 @@ def mentions_by_type(lines: Sequence[MarkedLine]) -> dict[str, list[str]]:
     return {kind: sorted(words) for kind, words in sorted(found.items())}
 
 
-def disturb(row: Sequence[Segment], noise: Noise, others: Mapping[str, Sequence[str]], draw: random.Random) -> list[Segment]:
+def disturb(
+    row: Sequence[Segment], noise: Noise, others: Mapping[str, Sequence[str]], draw: random.Random
+) -> list[Segment]:
     """The row after noise. `others` are the mentions that may stand in for a mention of their type."""
     row = [
         (draw.choice(others[kind]), kind) if kind is not None and draw.random() < noise.swap else (words, kind)

@@ -1,8 +1,8 @@
 """The marked corpus: read, checked, counted, and turned into labels for word pieces.
 
-One sentence or note a line, mentions as `[words](TYPE)` (training/corpus/GUIDELINE.md). Every fault names its file, its line
-and the rule, and all faults are shown at once. `heldout.txt` and `calibration.txt` are reserved: they are never read as
-training lines, and a training line that repeats one of theirs is refused.
+One sentence or note a line, mentions as `[words](TYPE)` (training/corpus/GUIDELINE.md). Every fault names its file,
+its line and the rule, and all faults are shown at once. `heldout.txt` and `calibration.txt` are reserved: they are
+never read as training lines, and a training line that repeats one of theirs is refused.
 """
 
 import hashlib
@@ -92,7 +92,9 @@ def load(folder: Path = CORPUS, *, additional: Sequence[Path] = ()) -> Corpus:
 
     The project's own lines come last, so that its boundaries win. Raises SetupError with every fault found.
     """
-    files = [path for place in (*additional, folder) for path in sorted(place.glob("*.txt")) if path.name not in RESERVED]
+    files = [
+        path for place in (*additional, folder) for path in sorted(place.glob("*.txt")) if path.name not in RESERVED
+    ]
     reserved = [folder / CALIBRATION, folder / HELDOUT]
     if not files:
         raise SetupError(f"There is no training line: {folder} holds no .txt file but the reserved ones.")
@@ -207,7 +209,8 @@ def sha256_of(files: Iterable[Path]) -> str:
 
 
 def piece_labels(mentions: Sequence[Mention], pieces: Pieces) -> Ints:
-    """int64[pieces] indexes into LABELS. Every piece of a mention's first word begins it; pieces of later words continue it.
+    """int64[pieces] indexes into LABELS. Every piece of a mention's first word begins it; pieces of later words
+    continue it.
 
     Labels are the words', so that a word's pieces agree and their mean means something when decoding.
     """

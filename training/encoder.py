@@ -1,7 +1,7 @@
 """The pre-trained encoder: a MiniLM (BERT, 6 layers, 384 wide) that comes as plain files in a pip package.
 
-The package is found but never imported: importing it pulls a library that is not installed. Its weights are refused unless
-they are, byte for byte, those this project was measured with. Nothing here reaches the network.
+The package is found but never imported: importing it pulls a library that is not installed. Its weights are refused
+unless they are, byte for byte, those this project was measured with. Nothing here reaches the network.
 """
 
 import hashlib
@@ -41,15 +41,17 @@ def tokenizer(folder: Path) -> Tokenizer:
     return found
 
 
-def token_classifier(folder: Path, labels: tuple[str, ...]) -> Any:
+def token_classifier(folder: Path, labels: tuple[str, ...], *, seed: int = 0) -> Any:
     """A transformers BertForTokenClassification with a fresh head of `labels`.
 
     Dropout is off: on a CPU it costs a third of a step, and masking and noise in the words do its work.
     """
     os.environ["HF_HUB_OFFLINE"] = "1"
+    import torch
     from transformers import BertForTokenClassification
     from transformers.utils import logging
 
+    torch.manual_seed(seed)
     logging.set_verbosity_error()  # it reports the missing head as a fault, which is what we ask for
     logging.disable_progress_bar()
     with warnings.catch_warnings():

@@ -1,7 +1,7 @@
 """How good a tagger is: entity F1 with a bootstrap interval, and whether its scores are probabilities.
 
-Strict counts a mention when type, start and end are right; relaxed when the type is right and the spans share a character.
-The bootstrap resamples lines, since the mentions of one line stand or fall together.
+Strict counts a mention when type, start and end are right; relaxed when the type is right and the spans share a
+character. The bootstrap resamples lines, since the mentions of one line stand or fall together.
 """
 
 from collections.abc import Sequence
@@ -40,7 +40,9 @@ def strict_hits(gold: Sequence[Mention], found: Sequence[ScoredSpan]) -> list[bo
 
 
 def relaxed_hits(gold: Sequence[Mention], found: Sequence[ScoredSpan]) -> list[bool]:
-    """For each found mention: whether it shares a character with a marked one of its type; each marked one counts once."""
+    """For each found mention: whether it shares a character with a marked one of its type; each marked one counts
+    once.
+    """
     free = list(gold)
     hits = []
     for span in found:
@@ -51,7 +53,9 @@ def relaxed_hits(gold: Sequence[Mention], found: Sequence[ScoredSpan]) -> list[b
     return hits
 
 
-def _counts(lines: Sequence[MarkedLine], found: Sequence[Sequence[ScoredSpan]], relaxed: bool, kind: str | None) -> Counts:
+def _counts(
+    lines: Sequence[MarkedLine], found: Sequence[Sequence[ScoredSpan]], relaxed: bool, kind: str | None
+) -> Counts:
     """int64[lines, 3]: right, found and marked mentions of a type, or of all."""
     rows = []
     for line, spans in zip(lines, found, strict=True):
@@ -102,7 +106,9 @@ def scores_and_hits(
 
 
 def fit_calibration(raw: Floats, right: npt.NDArray[np.bool_]) -> Calibration:
-    """Platt scaling with his smoothed targets (Platt 1999), by Newton's method; the identity where there is too little."""
+    """Platt scaling with his smoothed targets (Platt 1999), by Newton's method; the identity where there is too
+    little.
+    """
     if right.sum() < 5 or (~right).sum() < 5:
         return Calibration()
     clipped = np.clip(raw.astype(np.float64), 1e-6, 1 - 1e-6)
@@ -126,7 +132,10 @@ def expected_calibration_error(scores: Floats, right: npt.NDArray[np.bool_]) -> 
     if not len(scores):
         return 0.0
     bins = np.minimum((scores * _BINS).astype(int), _BINS - 1)
-    gaps = [abs(float(scores[bins == b].mean()) - float(right[bins == b].mean())) * int((bins == b).sum()) for b in np.unique(bins)]
+    gaps = [
+        abs(float(scores[bins == b].mean()) - float(right[bins == b].mean())) * int((bins == b).sum())
+        for b in np.unique(bins)
+    ]
     return round(sum(gaps) / len(scores), 4)
 
 

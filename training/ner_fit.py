@@ -1,10 +1,11 @@
-"""Fine-tuning: lines become noisy notes of many lengths, notes become batches of equal cost, an optimiser walks over them.
+"""Fine-tuning: lines become noisy notes of many lengths, notes become batches of equal cost, an optimiser walks
+over them.
 
 The clock and the disk stay outside; the same lines, config and thread count give the same weights.
 """
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -15,8 +16,7 @@ from tokenizers import Tokenizer
 from clinical.entities import LABELS, Ints, Pieces
 from training.augmentation import Noise, Segment, disturb, from_segments, join, mentions_by_type, segments
 from training.corpus import MarkedLine, piece_labels
-
-Progress = Callable[[str, int, int], None]  # what is being done, steps done, steps in all
+from training.progress import Progress
 
 IGNORED: Final = -100
 _FIRST_WORDPIECE: Final = 1996  # ids from here on are words and word parts; below are signs and single letters
@@ -29,10 +29,10 @@ class FitConfig:
     seed: int = 17
     threads: int = 2
     # length of the walk
-    epochs: int = 4
-    batch_pieces: int = 768
+    epochs: int = 5
+    batch_pieces: int = 384
     # optimiser
-    learning_rate: float = 4e-4
+    learning_rate: float = 8e-4
     head_learning_rate: float = 2e-3
     layer_decay: float = 0.85
     weight_decay: float = 0.01
@@ -65,7 +65,7 @@ class ExampleMaker:
         self._config = config
         self._others = mentions_by_type(lines)
         self._draw = random.Random(config.seed)
-        self._special = tuple(tokenizer.token_to_id(token) for token in ("[CLS]", "[SEP]", "[MASK]"))
+        self._special = tuple(int(tokenizer.token_to_id(token) or 0) for token in ("[CLS]", "[SEP]", "[MASK]"))
 
     def epoch(self) -> list[Example]:
         """Every line once, in a new order, alone or in a note."""
@@ -97,9 +97,7 @@ class ExampleMaker:
         cls, sep, mask = self._special
         hidden = np.array([self._draw.random() < self._config.masked for _ in ids], dtype=bool)
         ids[hidden & (ids >= _FIRST_WORDPIECE)] = mask
-        return Example(
-            np.concatenate([[cls], ids, [sep]]), np.concatenate([[IGNORED], labels, [IGNORED]])
-        )
+        return Example(np.concatenate([[cls], ids, [sep]]), np.concatenate([[IGNORED], labels, [IGNORED]]))
 
 
 def batches(examples: Sequence[Example], budget: int, draw: random.Random) -> list[list[Example]]:
@@ -152,8 +150,13 @@ def fit(model: Any, lines: Sequence[MarkedLine], tokenizer: Tokenizer, config: F
     groups = parameter_groups(model, config)
     optimiser = torch.optim.AdamW(groups, weight_decay=config.weight_decay, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, [group["lr"] for group in groups], total_steps=len(walk) + 1, pct_start=config.warmup, anneal_strategy="cos",
-        cycle_momentum=False, final_div_factor=50,
+        optimiser,
+        [group["lr"] for group in groups],
+        total_steps=len(walk) + 1,
+        pct_start=config.warmup,
+        anneal_strategy="cos",
+        cycle_momentum=False,
+        final_div_factor=50,
     )
     trained = [parameter for group in groups for parameter in group["params"]]
     loss_of = torch.nn.CrossEntropyLoss(ignore_index=IGNORED, label_smoothing=config.label_smoothing)

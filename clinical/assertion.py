@@ -1,0 +1,293 @@
+"""Whether a mention is the patient's and is so now: present, negated, possible, hypothetical, historical or family.
+
+ConText (Harkema et al. 2009) with changes that its users ask for: a negation reaches over a whole list but not into
+the next clause, parentheses keep their own scope, words inside a mention are never triggers ("no appetite" is not a
+negation), and section headings count. One pass over the words and one back from trailing triggers: time grows with
+the text and with nothing else. It keeps no text and raises nothing.
+"""
+
+import re
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal, Protocol
+
+from clinical.assertion_triggers import (
+    AUXILIARIES,
+    HEADINGS,
+    OWN_SUBJECT,
+    RELATIVE_PRONOUNS,
+    TRIGGERS,
+    VERBS,
+    Category,
+    Trigger,
+)
+from clinical.entities import Assertion
+
+_TOKEN = re.compile(r"[^\W_]+(?:['’][^\W_]+)*|\n|[^\w\s]|_")
+_HEADING = re.compile(r"^[ \t]*([A-Za-z][A-Za-z /&]{1,40}):", re.MULTILINE)
+_YEAR = re.compile(r"(?:19|20)\d\d")
+_STOPS: Final = frozenset(".!?;\n")
+_NO_STOP_AFTER: Final = frozenset({"dr", "mr", "mrs", "ms", "vs", "approx", "e", "g", "i", "st", "no", "q", "b", "t"})
+_SPLITS: Final = frozenset({",", "and", "&", "-", "–", "—", "but", "plus"})
+_LONGEST: Final = max(len(words) for words in TRIGGERS)
+_FIRST_WORDS: Final = frozenset(words[0] for words in TRIGGERS)
+
+
+class Place(Protocol):
+    """A mention as this module sees it."""
+
+    @property
+    def type(self) -> str: ...
+    @property
+    def start(self) -> int: ...
+    @property
+    def end(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Match:
+    """A trigger at tokens [first, end)."""
+
+    first: int
+    end: int
+    trigger: Trigger
+    backward: bool
+
+
+@dataclass(slots=True)
+class _Segment:
+    """The tokens [first, end) between two commas or conjunctions, and what decides whether they are a clause of
+    their own.
+    """
+
+    first: int
+    end: int
+    verb: bool = False
+    alternative: bool = False  # holds "or" or "nor": part of a list even where a verb follows
+    trigger: bool = False
+    subject: bool = False  # something stands before its verb
+
+
+def classify(text: str, places: Sequence[Place]) -> list[Assertion]:
+    """The assertion of each mention in `text`; the mentions don't overlap, in any order."""
+    if not places:
+        return []
+    return _Reading(text, places).assertions()
+
+
+class _Reading:
+    """One text's tokens, with the mention each belongs to (or -1)."""
+
+    def __init__(self, text: str, places: Sequence[Place]) -> None:
+        self.text = text
+        self.places = places
+        matches = list(_TOKEN.finditer(text))
+        self.starts = [match.start() for match in matches]
+        self.ends = [match.end() for match in matches]
+        self.words = [_plain(match.group()) for match in matches]
+        self.mention = [-1] * len(matches)
+        self.first_token: dict[int, int] = {}
+        self._lay_mentions()
+        self.found: list[set[Category]] = [set() for _ in places]
+
+    def _lay_mentions(self) -> None:
+        order = sorted(range(len(self.places)), key=lambda index: self.places[index].start)
+        token = 0
+        for index in order:
+            place = self.places[index]
+            while token < len(self.words) and self.ends[token] <= place.start:
+                token += 1
+            self.first_token[token] = index
+            while token < len(self.words) and self.starts[token] < place.end:
+                self.mention[token] = index
+                token += 1
+
+    def assertions(self) -> list[Assertion]:
+        for first, end, section in self._sentences():
+            if any(index >= 0 for index in self.mention[first:end]):
+                self._read_sentence(first, end, section)
+        return [_strongest(found) for found in self.found]
+
+    def _sentences(self) -> Iterable[tuple[int, int, Category | None]]:
+        """Token ranges, each with the category that its section's heading gives."""
+        headings = {
+            match.start(): HEADINGS.get(match.group(1).strip().lower()) for match in _HEADING.finditer(self.text)
+        }
+        heading_starts = sorted(headings)
+        section: Category | None = None
+        first = upcoming = 0
+        for token in range(len(self.words)):
+            if token == first:
+                while upcoming < len(heading_starts) and heading_starts[upcoming] <= self.starts[token]:
+                    section = headings[heading_starts[upcoming]]
+                    upcoming += 1
+            if self._stops(token):
+                yield first, token, section
+                first = token + 1
+                if self.words[token] == "\n" and self.words[token + 1 : token + 2] == ["\n"]:
+                    section = None
+        yield first, len(self.words), section
+
+    def _stops(self, token: int) -> bool:
+        word = self.words[token]
+        if word not in _STOPS or self.mention[token] >= 0:
+            return False
+        after = self.text[self.ends[token] : self.ends[token] + 1]
+        before = self.words[token - 1] if token else ""
+        if word == "\n":
+            following = self.text[self.ends[token] : self.ends[token] + 8].lstrip(" \t")[:1]
+            return not (before == "," or following.islower())
+        if word == "?" and after and not after.isspace():
+            return False  # "?pneumonia"
+        if word == ".":
+            return (not after or after.isspace()) and before not in _NO_STOP_AFTER
+        return True
+
+    def _matches(self, first: int, end: int) -> list[_Match]:
+        """The longest trigger at each place, none overlapping another or a mention."""
+        found = []
+        token = first
+        while token < end:
+            match = self._match_at(token, first, end) if self.words[token] in _FIRST_WORDS else None
+            if match is None:
+                token += 1
+                continue
+            found.append(match)
+            token = match.end
+        return found
+
+    def _match_at(self, token: int, first: int, end: int) -> _Match | None:
+        for length in range(min(_LONGEST, end - token), 0, -1):
+            stop = token + length
+            trigger = TRIGGERS.get(tuple(self.words[token:stop]))
+            if trigger is None or (trigger.opens_sentence and token != first):
+                continue
+            if max(self.mention[token:stop]) < 0:
+                return _Match(token, stop, trigger, self._points_back(token, stop, end, trigger))
+        return None
+
+    def _points_back(self, first: int, stop: int, end: int, trigger: Trigger) -> bool:
+        if trigger.direction != "either":
+            return trigger.direction == "backward"
+        token = first - 1
+        while token >= 0 and self.words[token] in AUXILIARIES and self.mention[token] < 0:
+            token -= 1
+        if token < 0 or self.mention[token] < 0:
+            return False
+        between_two = token == first - 1 and stop < end and self.mention[stop] >= 0
+        return not between_two and (self.words[first] != "no" or stop == end or self.words[stop] in _SPLITS)
+
+    def _segments(self, first: int, end: int, matches: Sequence[_Match]) -> list[_Segment]:
+        """Cut a sentence at commas and conjunctions."""
+        in_trigger = {token for match in matches for token in range(match.first, match.end)}
+        segments = [_Segment(first, end)]
+        for token in range(first, end):
+            word = self.words[token]
+            if self.mention[token] >= 0:
+                segments[-1].subject |= not segments[-1].verb
+                continue
+            if word in _SPLITS and token > first:
+                segments[-1].end = token
+                segments.append(_Segment(token, end))
+            elif token in in_trigger:
+                segments[-1].trigger = True
+            elif word in VERBS:
+                segments[-1].verb = True
+            elif word in {"or", "nor"}:
+                segments[-1].alternative |= not segments[-1].verb
+            elif not segments[-1].verb and word.isalpha() and word not in {"also", "then", "still", "now"}:
+                segments[-1].subject = True
+        return segments
+
+    def _read_sentence(self, first: int, end: int, section: Category | None) -> None:
+        matches = self._matches(first, end)
+        segments = self._segments(first, end, matches)
+        self._sweep_forward(first, end, matches, segments, section)
+        previous_end = first
+        for match in matches:
+            if match.backward:
+                self._sweep_back(match, previous_end, segments)
+                previous_end = match.end
+
+    def _sweep_forward(
+        self, first: int, end: int, matches: Sequence[_Match], segments: Sequence[_Segment], section: Category | None
+    ) -> None:
+        """Walk to the right with the triggers that are in force; each maps to how many mentions it has covered."""
+        at = {match.first: match for match in matches}
+        opening = {segment.first: segment for segment in segments[1:]}
+        active: dict[Category, int] = {}
+        outside: dict[Category, int] = {}
+        last: _Match | None = None
+        for token in range(first, end):
+            segment = opening.get(token)
+            if segment is not None and segment.verb and not segment.alternative:
+                _end_clause(active, segment)
+            word = self.words[token]
+            if word == "(":
+                outside = dict(active)
+            elif word == ")":
+                active = outside
+            elif word in OWN_SUBJECT and self.mention[token] < 0:
+                active = {kind: covered for kind, covered in active.items() if not covered or kind == "family"}
+            match = at.get(token)
+            if match is not None and not match.backward:
+                _apply(active, match.trigger, keep=last if last is not None and last.end == token else None)
+            last = match or last
+            index = self.first_token.get(token)
+            if index is not None:
+                self.found[index].update(active)
+                if section is not None:
+                    self.found[index].add(section)
+                for kind in active:
+                    active[kind] += 1
+
+    def _sweep_back(self, match: _Match, stop: int, segments: Sequence[_Segment]) -> None:
+        """Give the trigger's category to the mentions to its left, as far as its own clause reaches."""
+        home = bisect_right(segments, match.first, key=lambda segment: segment.first) - 1
+        while home > 0 and segments[home].first > stop:
+            here, left = segments[home], segments[home - 1]
+            relative = any(word in RELATIVE_PRONOUNS for word in self.words[here.first : here.first + 2])
+            if (left.verb or left.trigger) and not relative:
+                break
+            home -= 1
+        low = segments[home].first
+        for token in range(max(low, stop), match.first):
+            index = self.mention[token]
+            if index >= 0 and not (match.trigger.spares_tests and self.places[index].type in {"TEST", "PROCEDURE"}):
+                self.found[index].add(match.trigger.category)
+
+
+def _plain(word: str) -> str:
+    if _YEAR.fullmatch(word):
+        return "<year>"
+    return word.lower().replace("'", "").replace("’", "") if len(word) > 1 else word.lower()
+
+
+def _end_clause(active: dict[Category, int], segment: _Segment) -> None:
+    for kind in list(active):
+        if kind != "family" or segment.subject:
+            del active[kind]
+
+
+def _apply(active: dict[Category, int], trigger: Trigger, keep: _Match | None) -> None:
+    """Let a trigger work; it doesn't end what the words right before it began ("not | complaining of")."""
+    for kind in trigger.ends:
+        if keep is None or keep.trigger.category != kind:
+            active.pop(kind, None)
+    if trigger.category != "none":
+        active[trigger.category] = 0
+
+
+def _strongest(found: set[Category]) -> Assertion:
+    """One answer for a mention under several triggers. What nobody has is negated, even in the family."""
+    if "family" in found and "negated" in found:
+        return "negated"
+    order: tuple[Literal["family", "hypothetical", "negated", "possible", "historical"], ...] = (
+        "family",
+        "hypothetical",
+        "negated",
+        "possible",
+        "historical",
+    )
+    return next((kind for kind in order if kind in found), "present")

@@ -1,0 +1,201 @@
+"""The NER runner: from a text to its entities, by type, each with its place, its probability and its assertion.
+
+Refuses what is not a text of 1 to 20,000 code points, and never repeats it. Offsets are code points of the original
+text. Texts longer than the model reads at once are read in overlapping windows; windows of like length share a
+batch, because padding a short one to a long one's length costs more than running them apart.
+"""
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from clinical.assertion import classify
+from clinical.entities import (
+    ENTITY_TYPES,
+    Calibration,
+    Entity,
+    Floats,
+    LabelScheme,
+    Pieces,
+    Span,
+    decode,
+    join_windows,
+    windows,
+)
+from errors import FieldFault, InvalidInput, SetupError
+from runners.onnx_session import open_session
+from runners.runner import Prediction
+
+MODEL_FILE: Final = "model.onnx"
+TOKENIZER_FILE: Final = "tokenizer.json"
+LONGEST_TEXT: Final = 20_000
+ALWAYS_SHOWN: Final = ("SYMPTOM", "MEDICATION", "CONDITION")
+BATCH_PIECES: Final = 1024  # padded; more does not run faster on a core
+_SPECIAL: Final = 2  # [CLS] and [SEP] around every window
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
+_SHORT_NOTE: Final = "Patient has fever and cough"
+
+
+@dataclass(frozen=True, slots=True)
+class _Window:
+    """A stretch of one text's pieces: which text, which of its windows, and the pieces' ids."""
+
+    item: int
+    place: int
+    ids: np.ndarray[Any, np.dtype[np.int64]]
+
+
+class NerRunner:
+    """One version of the clinical NER model, behind the `Runner` protocol."""
+
+    def __init__(self, folder: Path, parameters: Mapping[str, Any], *, intra_op_threads: int = 1) -> None:
+        """Open the model in `folder`; `parameters` are the manifest's. Raises SetupError when either is unusable."""
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the pool's threads are the parallelism
+        try:
+            self._scheme = LabelScheme.of(parameters["labels"])
+            self._calibration = Calibration(float(parameters["temperature"]), float(parameters.get("bias", 0.0)))
+            self._size = int(parameters["max_pieces"]) - _SPECIAL
+            self._overlap = int(parameters["overlap"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise SetupError("The model's parameters lack its labels, temperature, max_pieces or overlap.") from error
+        if not 0 <= self._overlap < self._size or self._calibration.temperature <= 0:
+            raise SetupError("The model's windows or its temperature make no sense.")
+        self._tokenizer = _open_tokenizer(folder / TOKENIZER_FILE)
+        self._special = _ids_of(self._tokenizer, "[CLS]", "[SEP]", "[PAD]")
+        self._session = open_session(folder / MODEL_FILE, intra_op_threads=intra_op_threads)
+
+    def parse(self, input_data: Mapping[str, Any]) -> str:
+        """`{"text": …}` to the text. Raises InvalidInput."""
+        if not isinstance(input_data, Mapping) or input_data.keys() != {"text"}:
+            raise InvalidInput("The input must have a text and nothing else.", [FieldFault("", "needs exactly: text")])
+        text = input_data["text"]
+        rule = _broken_rule(text)
+        if rule is not None:
+            raise InvalidInput("The text cannot be read.", [FieldFault("/text", rule)])
+        return str(text)
+
+    def canonical(self, item: str) -> Any:
+        """The text itself: where it differs, offsets may."""
+        return item
+
+    def cost(self, item: str) -> int:
+        """About how many word pieces the text has, special tokens included."""
+        return len(item) // 4 + _SPECIAL
+
+    def run(self, items: Sequence[str]) -> Sequence[Prediction]:
+        """Find and judge the entities of each text, in order."""
+        encodings = self._tokenizer.encode_batch(list(items), add_special_tokens=False)
+        pieces = [Pieces.of(text, encoding) for text, encoding in zip(items, encodings, strict=True)]
+        spans = [windows(len(one), self._size, self._overlap) for one in pieces]
+        logits = self._logits(pieces, spans)
+        return [
+            self._predict(text, one, join_windows(parts, where))
+            for text, one, parts, where in zip(items, pieces, logits, spans, strict=True)
+        ]
+
+    def warm_up(self) -> None:
+        """One short note, and one that needs several windows."""
+        self.run([_SHORT_NOTE])
+        self.run([" ".join([_SHORT_NOTE + "."] * (self._size // 4))])
+
+    def _logits(self, pieces: Sequence[Pieces], spans: Sequence[Sequence[Span]]) -> list[list[Floats]]:
+        """For each text its windows' float32[pieces, labels]."""
+        answers = [[np.empty((0, 0), dtype=np.float32)] * len(where) for where in spans]
+        waiting = [
+            _Window(item, place, one.ids[span.start : span.end])
+            for item, (one, where) in enumerate(zip(pieces, spans, strict=True))
+            for place, span in enumerate(where)
+            if span.end > span.start
+        ]
+        for batch in _batches(waiting):
+            output = self._run_batch(batch)
+            for row, window in enumerate(batch):
+                answers[window.item][window.place] = output[row, 1 : len(window.ids) + 1]
+        return answers
+
+    def _run_batch(self, batch: Sequence[_Window]) -> Floats:
+        opening, closing, padding = self._special
+        longest = max(len(window.ids) for window in batch) + _SPECIAL
+        ids = np.full((len(batch), longest), padding, dtype=np.int64)
+        mask = np.zeros((len(batch), longest), dtype=np.int64)
+        for row, window in enumerate(batch):
+            end = len(window.ids) + 1
+            ids[row, 0], ids[row, 1:end], ids[row, end] = opening, window.ids, closing
+            mask[row, : end + 1] = 1
+        output: Floats = self._session.run(None, {"input_ids": ids, "attention_mask": mask})[0]
+        return output
+
+    def _predict(self, text: str, pieces: Pieces, logits: Floats) -> Prediction:
+        found = decode(text, pieces, logits, self._scheme, self._calibration)
+        entities = [
+            Entity(span.type, text[span.start : span.end], span.start, span.end, span.score, assertion)
+            for span, assertion in zip(found, classify(text, found), strict=True)
+        ]
+        confidence = round(sum(entity.score for entity in entities) / len(entities), 4) if entities else None
+        return Prediction({"entities": _by_type(entities)}, confidence)
+
+
+def _by_type(entities: Sequence[Entity]) -> dict[str, list[dict[str, Any]]]:
+    grouped: dict[str, list[dict[str, Any]]] = {kind: [] for kind in ALWAYS_SHOWN}
+    for entity in sorted(entities, key=lambda one: ENTITY_TYPES.index(one.type) if one.type in ENTITY_TYPES else 99):
+        grouped.setdefault(entity.type, []).append(
+            {
+                "text": entity.text,
+                "score": round(entity.score, 2),
+                "start": entity.start,
+                "end": entity.end,
+                "assertion": entity.assertion,
+            }
+        )
+    return grouped
+
+
+def _batches(waiting: Sequence[_Window]) -> list[list[_Window]]:
+    """Windows of like length together: at most BATCH_PIECES padded, and never more than a third of it padding."""
+    cut: list[list[_Window]] = []
+    for window in sorted(waiting, key=lambda one: len(one.ids)):
+        length = len(window.ids) + _SPECIAL
+        last = cut[-1] if cut else []
+        shortest = len(last[0].ids) + _SPECIAL if last else 0
+        if not last or (len(last) + 1) * length > BATCH_PIECES or length > shortest * 1.5:
+            cut.append([])
+        cut[-1].append(window)
+    return cut
+
+
+def _broken_rule(text: Any) -> str | None:
+    if not isinstance(text, str):
+        return "must be a string"
+    if not 1 <= len(text) <= LONGEST_TEXT:
+        return f"must have 1 to {LONGEST_TEXT} characters"
+    if text.isspace():
+        return "must not be blank"
+    if "\x00" in text:
+        return "must not hold a NUL character"
+    if not text.isascii() and _SURROGATE.search(text):
+        return "must not hold half of a surrogate pair"
+    return None
+
+
+def _open_tokenizer(path: Path) -> Tokenizer:
+    try:
+        tokenizer: Tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the Rust library raises bare Exception
+        raise SetupError(f"{path.name} cannot be opened as a tokenizer.") from error
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def _ids_of(tokenizer: Tokenizer, *tokens: str) -> tuple[int, ...]:
+    ids = [tokenizer.token_to_id(token) for token in tokens]
+    found = tuple(number for number in ids if number is not None)
+    if len(found) < len(ids):
+        raise SetupError("The tokenizer lacks one of the special tokens [CLS], [SEP], [PAD].")
+    return found
