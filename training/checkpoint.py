@@ -1,6 +1,7 @@
 """A trained network on disk: safetensors with a JSON file of its shape beside it. Nothing is ever unpickled."""
 
 import json
+import warnings
 from dataclasses import asdict
 from pathlib import Path
 from pickle import UnpicklingError
@@ -31,12 +32,23 @@ def load_checkpoint(path: Path) -> DeteriorationNetwork:
             shape: Any = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
             weights: Any = load_file(str(path))
         elif path.suffix == ".pt":
-            stored = torch.load(path, map_location="cpu", weights_only=True)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="Detected pickle protocol")  # refused all the same
+                stored = torch.load(path, map_location="cpu", weights_only=True)
             shape, weights = stored["shape"], stored["weights"]
         else:
             raise SetupError("A checkpoint is a .safetensors file, or a .pt file of weights only.")
         network = DeteriorationNetwork(NetworkShape.of(shape))
         network.load_state_dict(weights)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError, UnpicklingError) as error:
+    except (
+        OSError,
+        EOFError,
+        ValueError,
+        KeyError,
+        TypeError,
+        RuntimeError,
+        SafetensorError,
+        UnpicklingError,
+    ) as error:
         raise SetupError(f"{path.name} is not a checkpoint of this network, or a file of it is missing.") from error
     return network.eval()

@@ -88,8 +88,9 @@ def _descend(split: Split, config: FitConfig, progress: Progress) -> Fitted:
     batch = min(config.batch_size, len(labels))
     steps = len(labels) // batch
     optimiser = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    total = max(config.epochs * steps, 4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, config.learning_rate, total_steps=config.epochs * steps, pct_start=config.warmup
+        optimiser, config.learning_rate, total_steps=total, pct_start=max(config.warmup, 2 / total)
     )
     best_loss, best_epoch, best = float("inf"), 0, network.state_dict()
     epoch = 0

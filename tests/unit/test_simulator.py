@@ -60,10 +60,10 @@ def test_series_end_on_the_last_day_and_days_are_unique(cohort: Cohort) -> None:
 
 
 def test_gaps_look_like_those_of_home_monitoring(cohort: Cohort) -> None:
-    missing = np.isnan(cohort.values).all(axis=2)
+    missing = np.asarray(np.isnan(cohort.values).all(axis=2))
 
     assert 0.17 <= missing.mean() <= 0.27
-    lines = ("".join("#" if day else "." for day in patient) for patient in missing.tolist())
+    lines = ("".join("#" if day else "." for day in missing[patient]) for patient in range(len(missing)))
     longest = max(len(run) for line in lines for run in line.split("."))
     assert longest >= 10
 
