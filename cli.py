@@ -106,7 +106,7 @@ def _database() -> Iterator[Any]:
     if "DATABASE_URL" not in os.environ:
         home = Path(os.environ.get("FOLLOWUP_HOME", HOME))
         if not home.exists():
-            raise SetupError("DATABASE_URL is not set, and there is no demo here.")
+            raise SetupError("DATABASE_URL is not set, and there is no demo here: `followup up` makes one.")
         demo = Demo(home)
         os.environ.update(demo.start())
     engine = open_engine(os.environ["DATABASE_URL"])
@@ -126,11 +126,58 @@ def _register(engine: Any, stored: Any, *, promote: bool) -> None:
         if promote:
             catalog.promote(connection, stored.manifest.name, stored.manifest.version, by=os.environ.get("USER", "cli"))
     answers = "; it answers now" if promote else f"; to let it answer: followup models promote {stored.tag}"
-    console.print(f"Saved and registered {stored.tag}{answers}", highlight=False, soft_wrap=True)
+    Console(stderr=True).print(f"Saved and registered {stored.tag}{answers}", highlight=False, soft_wrap=True)
 
 
 Promote = Annotated[bool, typer.Option("--promote", help="Let it answer at once.")]
 Seed = Annotated[int, typer.Option(help="The same seed, data and machine give the same model.")]
+
+
+@train_app.command()
+@explained
+def deterioration(
+    days: Annotated[int, typer.Option(min=14, help="How many of the last days to learn from.")] = 90,
+    seed: Seed = 7,
+    promote: Promote = False,
+    as_json: Json = False,
+) -> None:
+    """Train on patient_measurements (and patient_outcomes, where there are any) of DATABASE_URL."""
+    from dataclasses import replace
+
+    from training.progress import progress_bar
+    from training.train_deterioration_model import TrainingConfig, train
+
+    config = TrainingConfig(days=days)
+    with _database() as engine, progress_bar() as progress:
+        stored = train(engine, replace(config, fit=replace(config.fit, seed=seed)), progress)
+        _register(engine, stored, promote=promote)
+    _show_metrics(stored, as_json, "verdict", "auroc", "auroc_within_patient", "calibration_slope")
+
+
+@train_app.command()
+@explained
+def ner(seed: Seed = 7, promote: Promote = False, as_json: Json = False) -> None:
+    """Train the entity recogniser on the project's own corpus."""
+    from dataclasses import replace
+
+    from training.ner import NerConfig, train
+    from training.progress import progress_bar
+
+    config = NerConfig()
+    with _database() as engine:
+        with progress_bar() as progress:
+            stored = train(replace(config, fit=replace(config.fit, seed=seed)), progress)
+        _register(engine, stored, promote=promote)
+    _show_metrics(stored, as_json, "f1_strict", "f1_relaxed", "ece", "served")
+
+
+def _show_metrics(stored: Any, as_json: bool, *names: str) -> None:
+    metrics = stored.manifest.metrics
+    if as_json:
+        print(json.dumps({"tag": stored.tag, "digest": stored.digest, "metrics": metrics}))
+        return
+    for name in names:
+        console.print(f"  {name}: {metrics.get(name)}", highlight=False, markup=False, soft_wrap=True)
 
 
 @app.command("demo-data")
@@ -143,9 +190,14 @@ def demo_data(
 ) -> None:
     """Fill patient_measurements and patient_outcomes from the simulator."""
     from training.demo_data import load_demo_data
+    from training.progress import progress_bar
 
-    with _database() as engine:
-        load_demo_data(engine, patients=patients, days=days, seed=seed, replace=replace)
+    with _database() as engine, progress_bar() as progress:
+        loaded = load_demo_data(engine, patients, days, seed, progress, replace=replace)
+    console.print(
+        f"{loaded.measurements} days of {loaded.patients} made-up people, {loaded.declines} declines, to {loaded.last_day}",
+        highlight=False,
+    )
 
 
 @models_app.command("list")
