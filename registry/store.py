@@ -123,7 +123,11 @@ def get(name: str, version: str, *, expected_digest: str | None = None) -> Store
 def versions(name: str | None = None) -> Sequence[StoredModel]:
     """All versions of our models in the store, oldest first; other tenants of the store are left out."""
     found = []
-    for model in bentoml.models.list(name):
+    try:
+        models = bentoml.models.list(name)
+    except NotFound:
+        return []
+    for model in models:
         path = Path(model.path)
         if (path / MANIFEST).is_file():
             found.append(StoredModel(Manifest.read(path), path, digest_of(path)))

@@ -1,4 +1,4 @@
-"""Real servers for the tests: a private PostgreSQL and Valkey, a database of its own for each test, and trained models."""
+"""Real servers for the tests: a private PostgreSQL and Valkey, a database of its own for each test, trained models."""
 
 import asyncio
 import hashlib
@@ -9,13 +9,14 @@ import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 from sqlalchemy import Engine
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 os.environ["BENTOML_DO_NOT_TRACK"] = "True"
 ROOT = Path(__file__).resolve().parent.parent
-# Trained once and kept: the same code and corpus give the same models, so a second run of the suite need not train again.
+# Trained once and kept: the same code and corpus give the same models, so a second run need not train again.
 TRAINED = ROOT / ".followup" / "tests"
 os.environ["BENTOML_HOME"] = str(TRAINED / "bentoml")
 (TRAINED / "bentoml").mkdir(parents=True, exist_ok=True)
@@ -27,6 +28,7 @@ from embedded.postgres import EmbeddedPostgres  # noqa: E402
 from embedded.valkey import EmbeddedValkey  # noqa: E402
 from registry import store  # noqa: E402
 from registry.store import StoredModel  # noqa: E402
+from tests.server import BASE, Server  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -101,21 +103,22 @@ def _training_code() -> str:
     return digest.hexdigest()[:16]
 
 
-def _trained(name: str, command: list[str], environment: dict[str, str]) -> StoredModel:
+def _trained(name: str, *commands: list[str], environment: dict[str, str] | None = None) -> StoredModel:
     mark = TRAINED / f"{name}-{_training_code()}"
-    if mark.exists():
-        return store.get(name, mark.read_text())
-    known = {stored.manifest.version for stored in store.versions(name)}
-    subprocess.run([sys.executable, "-m", *command], cwd=ROOT, env={**os.environ, **environment}, check=True)
-    (made,) = (stored for stored in store.versions(name) if stored.manifest.version not in known)
-    mark.write_text(made.manifest.version)
-    return made
+    if not mark.exists():
+        known = {stored.manifest.version for stored in store.versions(name)}
+        for command in commands:
+            variables = {**os.environ, **(environment or {})}
+            subprocess.run([sys.executable, "-m", *command], cwd=ROOT, env=variables, check=True)
+        (made,) = (stored for stored in store.versions(name) if stored.manifest.version not in known)
+        mark.write_text(made.manifest.version)
+    return store.get(name, mark.read_text())
 
 
 @pytest.fixture(scope="session")
 def ner_model() -> StoredModel:
     """The real NER model, trained on the whole corpus."""
-    return _trained("clinical_ner", ["training.ner"], {})
+    return _trained("clinical_ner", ["training.ner"])
 
 
 @pytest.fixture(scope="session")
@@ -125,10 +128,8 @@ def deterioration_model(postgres: EmbeddedPostgres) -> StoredModel:
     engine = open_engine(url)
     upgrade(engine)
     engine.dispose()
-    subprocess.run(
-        [sys.executable, "-m", "cli", "demo-data"], cwd=ROOT, env={**os.environ, "DATABASE_URL": url}, check=True
-    )
-    return _trained("deterioration_lstm", ["training.train_deterioration_model"], {"DATABASE_URL": url})
+    steps = ["cli", "demo-data"], ["training.train_deterioration_model"]
+    return _trained("deterioration_lstm", *steps, environment={"DATABASE_URL": url})
 
 
 async def eventually(condition: object, *, within_s: float = 10.0) -> None:
@@ -142,3 +143,32 @@ async def eventually(condition: object, *, within_s: float = 10.0) -> None:
             return
         assert asyncio.get_running_loop().time() < deadline, "it did not come about in time"
         await asyncio.sleep(0.02)
+
+
+@pytest.fixture(scope="session")
+def server(
+    home: Path,
+    postgres: EmbeddedPostgres,
+    valkey_socket: str,
+    issuer: DevIssuer,
+    ner_model: StoredModel,
+    deterioration_model: StoredModel,
+) -> Iterator[Server]:
+    """One real server for all tests that only talk to it."""
+    server = Server(
+        database_url=postgres.create_database(f"server_{uuid.uuid4().hex}"),
+        issuer=issuer,
+        log=home / "server.log",
+        environment={"REDIS_SOCKET": valkey_socket},
+    )
+    server.register([ner_model, deterioration_model])
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def api(server: Server, clinician: dict[str, str]) -> Iterator[httpx.Client]:
+    """A demo clinician's client of the shared server."""
+    with httpx.Client(base_url=server.url + BASE, headers=clinician, timeout=30) as client:
+        yield client

@@ -1,0 +1,1 @@
+"""Side-by-side measurements, each a command. On shared machines only the ratios mean anything."""

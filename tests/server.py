@@ -1,0 +1,102 @@
+"""A real server of its own for tests: `bentoml serve` in a process, on a free port of 127.0.0.1."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+
+from access.dev_issuer import CLIENT_ID, ISSUER, DevIssuer
+from audit.envelope import new_root_key
+from database.engine import open_engine
+from database.migrate import upgrade
+from registry import catalog
+from registry.store import StoredModel
+
+ROOT = Path(__file__).resolve().parent.parent
+BASE = "/api/v1/ml"
+
+
+@dataclass
+class Server:
+    """Started with `start`, stopped with `stop`; may be killed and started again in between."""
+
+    database_url: str
+    issuer: DevIssuer
+    log: Path
+    environment: Mapping[str, str] = field(default_factory=dict)
+    port: int = 0
+    process: subprocess.Popen[bytes] | None = None
+    encryption_key: str = field(default_factory=new_root_key)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def register(self, models: Iterable[StoredModel]) -> None:
+        engine = open_engine(self.database_url)
+        upgrade(engine)
+        with engine.begin() as connection:
+            for stored in models:
+                catalog.register(connection, stored)
+                catalog.promote(connection, stored.manifest.name, stored.manifest.version, by="test")
+        engine.dispose()
+
+    def start(self) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", self.port))
+            self.port = probe.getsockname()[1]
+        environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith(("REDIS_", "COGNITO_"))},
+            "DATABASE_URL": self.database_url,
+            "ENCRYPTION_KEY": self.encryption_key,
+            "COGNITO_ISSUER": ISSUER,
+            "COGNITO_CLIENT_IDS": CLIENT_ID,
+            "COGNITO_JWKS_FILE": str(self.issuer.jwks_file),
+            **self.environment,
+        }
+        command = [sys.executable, "-m", "bentoml", "serve", "service:FollowupML", "--host", "127.0.0.1"]
+        with self.log.open("ab") as output:
+            self.process = subprocess.Popen(
+                [*command, "--port", str(self.port)],
+                cwd=ROOT,
+                env=environment,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        self.wait_until_ready()
+
+    def wait_until_ready(self, *, within_s: float = 60) -> None:
+        deadline = time.monotonic() + within_s
+        while time.monotonic() < deadline:
+            assert self.process is not None and self.process.poll() is None, self.log.read_text()
+            try:
+                if httpx.get(f"{self.url}/readyz", timeout=2).status_code == 200:
+                    return
+            except httpx.TransportError:
+                pass
+            time.sleep(0.1)
+        raise AssertionError(self.log.read_text())
+
+    def kill(self) -> None:
+        """kill -9 of everything it consists of."""
+        assert self.process is not None
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+    def stop(self) -> None:
+        if self.process is None or self.process.poll() is not None:
+            return
+        self.process.terminate()
+        try:
+            self.process.wait(30)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise
