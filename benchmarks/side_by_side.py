@@ -29,6 +29,7 @@ from rich.table import Table
 
 from access.dev_issuer import DevIssuer, demo_subject
 from benchmarks import load
+from database.engine import open_engine
 from demo import HOME, Demo
 from embedded.postgres import EmbeddedPostgres
 from embedded.valkey import EmbeddedValkey
@@ -147,8 +148,6 @@ def main() -> None:
     console = Console(width=140)
     demo = Demo(Path(os.environ.get("FOLLOWUP_HOME", HOME)))
     os.environ.update(demo.start())
-    from database.engine import open_engine
-
     with ExitStack() as stack:
         stack.callback(demo.stop)
         engine = open_engine(os.environ["DATABASE_URL"])

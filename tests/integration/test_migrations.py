@@ -48,8 +48,8 @@ def test_partitions_are_made_ahead_and_a_row_of_any_time_finds_a_place(engine: E
         assert connection.execute(text("SELECT ensure_partitions(3)")).scalar() == 0
         assert connection.execute(text("SELECT ensure_partitions(5)")).scalar() == 4
         insert = text(
-            "INSERT INTO ml_performance_logs (window_start, model_name, model_version, instance, window_s, requests, errors,"
-            " shed, cache_hits) VALUES (:at, 'm', 'v', 'i', 10, 0, 0, 0, 0) RETURNING tableoid::regclass::text"
+            "INSERT INTO ml_performance_logs (window_start, model_name, model_version, instance, window_s, requests,"
+            " errors, shed, cache_hits) VALUES (:at, 'm', 'v', 'i', 10, 0, 0, 0, 0) RETURNING tableoid::regclass::text"
         )
         now = datetime.now(UTC)
         assert connection.execute(insert, {"at": now}).scalar() == f"ml_performance_logs_{now:%Y%m}"

@@ -50,7 +50,7 @@ async def test_a_good_token_becomes_its_principal(verifier: TokenVerifier, issue
         {"cognito:groups": "clinician"},
         {"jti": None},
     ],
-    ids=lambda claims: "-".join(claims),
+    ids="-".join,
 )
 async def test_a_token_with_a_wrong_claim_is_refused(
     verifier: TokenVerifier, issuer: DevIssuer, claims: dict[str, Any]
