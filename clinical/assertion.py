@@ -9,13 +9,12 @@ the text and with nothing else. It keeps no text and raises nothing.
 import re
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Final, Literal, Protocol
 
+from clinical.assertion_scope import Match, Scopes, Segment, apply, end_clause
 from clinical.assertion_triggers import (
     AUXILIARIES,
     HEADINGS,
-    OWN_SUBJECT,
     RELATIVE_PRONOUNS,
     TRIGGERS,
     VERBS,
@@ -28,8 +27,9 @@ _TOKEN = re.compile(r"[^\W_]+(?:['’][^\W_]+)*|\n|[^\w\s]|_")
 _HEADING = re.compile(r"^[ \t]*([A-Za-z][A-Za-z /&]{1,40}):", re.MULTILINE)
 _YEAR = re.compile(r"(?:19|20)\d\d")
 _STOPS: Final = frozenset(".!?;\n")
-_NO_STOP_AFTER: Final = frozenset({"dr", "mr", "mrs", "ms", "vs", "approx", "e", "g", "i", "st", "no", "q", "b", "t"})
+_NO_STOP_AFTER: Final = frozenset({"dr", "mr", "mrs", "ms", "vs", "approx", "e", "g", "i", "st", "q", "b", "t"})
 _SPLITS: Final = frozenset({",", "and", "&", "-", "–", "—", "but", "plus"})
+_NO_FINDINGS: Final = frozenset({"TEST", "PROCEDURE", "MEDICATION", "DOSAGE", "DURATION"})
 _LONGEST: Final = max(len(words) for words in TRIGGERS)
 _FIRST_WORDS: Final = frozenset(words[0] for words in TRIGGERS)
 
@@ -43,30 +43,6 @@ class Place(Protocol):
     def start(self) -> int: ...
     @property
     def end(self) -> int: ...
-
-
-@dataclass(frozen=True, slots=True)
-class _Match:
-    """A trigger at tokens [first, end)."""
-
-    first: int
-    end: int
-    trigger: Trigger
-    backward: bool
-
-
-@dataclass(slots=True)
-class _Segment:
-    """The tokens [first, end) between two commas or conjunctions, and what decides whether they are a clause of
-    their own.
-    """
-
-    first: int
-    end: int
-    verb: bool = False
-    alternative: bool = False  # holds "or" or "nor": part of a list even where a verb follows
-    trigger: bool = False
-    subject: bool = False  # something stands before its verb
 
 
 def classify(text: str, places: Sequence[Place]) -> list[Assertion]:
@@ -144,7 +120,7 @@ class _Reading:
             return (not after or after.isspace()) and before not in _NO_STOP_AFTER
         return True
 
-    def _matches(self, first: int, end: int) -> list[_Match]:
+    def _matches(self, first: int, end: int) -> list[Match]:
         """The longest trigger at each place, none overlapping another or a mention."""
         found = []
         token = first
@@ -157,14 +133,14 @@ class _Reading:
             token = match.end
         return found
 
-    def _match_at(self, token: int, first: int, end: int) -> _Match | None:
+    def _match_at(self, token: int, first: int, end: int) -> Match | None:
         for length in range(min(_LONGEST, end - token), 0, -1):
             stop = token + length
             trigger = TRIGGERS.get(tuple(self.words[token:stop]))
             if trigger is None or (trigger.opens_sentence and token != first):
                 continue
             if max(self.mention[token:stop]) < 0:
-                return _Match(token, stop, trigger, self._points_back(token, stop, end, trigger))
+                return Match(token, stop, trigger, self._points_back(token, stop, end, trigger))
         return None
 
     def _points_back(self, first: int, stop: int, end: int, trigger: Trigger) -> bool:
@@ -175,13 +151,15 @@ class _Reading:
             token -= 1
         if token < 0 or self.mention[token] < 0:
             return False
-        between_two = token == first - 1 and stop < end and self.mention[stop] >= 0
-        return not between_two and (self.words[first] != "no" or stop == end or self.words[stop] in _SPLITS)
+        verb = any(word.isalpha() for word in self.words[token + 1 : first])
+        if stop < end and self.mention[stop] >= 0:
+            return verb  # between two mentions it belongs to the next one, unless a verb ties it to the one before
+        return verb or self.words[first] != "no" or stop == end or self.words[stop] in _SPLITS
 
-    def _segments(self, first: int, end: int, matches: Sequence[_Match]) -> list[_Segment]:
+    def _segments(self, first: int, end: int, matches: Sequence[Match]) -> list[Segment]:
         """Cut a sentence at commas and conjunctions."""
         in_trigger = {token for match in matches for token in range(match.first, match.end)}
-        segments = [_Segment(first, end)]
+        segments = [Segment(first, end)]
         for token in range(first, end):
             word = self.words[token]
             if self.mention[token] >= 0:
@@ -189,7 +167,7 @@ class _Reading:
                 continue
             if word in _SPLITS and token > first:
                 segments[-1].end = token
-                segments.append(_Segment(token, end))
+                segments.append(Segment(token, end))
             elif token in in_trigger:
                 segments[-1].trigger = True
             elif word in VERBS:
@@ -211,38 +189,36 @@ class _Reading:
                 previous_end = match.end
 
     def _sweep_forward(
-        self, first: int, end: int, matches: Sequence[_Match], segments: Sequence[_Segment], section: Category | None
+        self, first: int, end: int, matches: Sequence[Match], segments: Sequence[Segment], section: Category | None
     ) -> None:
-        """Walk to the right with the triggers that are in force; each maps to how many mentions it has covered."""
+        """Walk to the right with the triggers that are in force."""
         at = {match.first: match for match in matches}
         opening = {segment.first: segment for segment in segments[1:]}
-        active: dict[Category, int] = {}
-        outside: dict[Category, int] = {}
-        last: _Match | None = None
+        active: Scopes = {}
+        outside: Scopes = {}
+        last: Match | None = None
         for token in range(first, end):
-            segment = opening.get(token)
+            segment, word = opening.get(token), self.words[token]
             if segment is not None and segment.verb and not segment.alternative:
-                _end_clause(active, segment)
-            word = self.words[token]
+                end_clause(active, segment)
             if word == "(":
                 outside = dict(active)
             elif word == ")":
                 active = outside
-            elif word in OWN_SUBJECT and self.mention[token] < 0:
-                active = {kind: covered for kind, covered in active.items() if not covered or kind == "family"}
+            elif self.mention[token] < 0:
+                active = {kind: scope for kind, scope in active.items() if scope.holds_over(kind, word)}
             match = at.get(token)
-            if match is not None and not match.backward:
-                _apply(active, match.trigger, keep=last if last is not None and last.end == token else None)
-            last = match or last
+            if match is not None:
+                if not match.backward:
+                    apply(active, match.trigger, before=last if last is not None and last.end == token else None)
+                last = match
             index = self.first_token.get(token)
             if index is not None:
-                self.found[index].update(active)
-                if section is not None:
-                    self.found[index].add(section)
-                for kind in active:
-                    active[kind] += 1
+                self.found[index].update(active if section is None else {*active, section})
+                for scope in active.values():
+                    scope.covered += 1
 
-    def _sweep_back(self, match: _Match, stop: int, segments: Sequence[_Segment]) -> None:
+    def _sweep_back(self, match: Match, stop: int, segments: Sequence[Segment]) -> None:
         """Give the trigger's category to the mentions to its left, as far as its own clause reaches."""
         home = bisect_right(segments, match.first, key=lambda segment: segment.first) - 1
         while home > 0 and segments[home].first > stop:
@@ -254,7 +230,7 @@ class _Reading:
         low = segments[home].first
         for token in range(max(low, stop), match.first):
             index = self.mention[token]
-            if index >= 0 and not (match.trigger.spares_tests and self.places[index].type in {"TEST", "PROCEDURE"}):
+            if index >= 0 and not (match.trigger.findings_only and self.places[index].type in _NO_FINDINGS):
                 self.found[index].add(match.trigger.category)
 
 
@@ -262,21 +238,6 @@ def _plain(word: str) -> str:
     if _YEAR.fullmatch(word):
         return "<year>"
     return word.lower().replace("'", "").replace("’", "") if len(word) > 1 else word.lower()
-
-
-def _end_clause(active: dict[Category, int], segment: _Segment) -> None:
-    for kind in list(active):
-        if kind != "family" or segment.subject:
-            del active[kind]
-
-
-def _apply(active: dict[Category, int], trigger: Trigger, keep: _Match | None) -> None:
-    """Let a trigger work; it doesn't end what the words right before it began ("not | complaining of")."""
-    for kind in trigger.ends:
-        if keep is None or keep.trigger.category != kind:
-            active.pop(kind, None)
-    if trigger.category != "none":
-        active[trigger.category] = 0
 
 
 def _strongest(found: set[Category]) -> Assertion:

@@ -1,7 +1,7 @@
 """The words that tell a mention's assertion: which category they give, which way they point, and what they end.
 
-Words are lower case and without apostrophes ("dont"), because patients write both ways. Signs are words of their
-own. The longest phrase wins, so a pseudo-trigger ("no change") is a longer phrase that gives nothing.
+Words are lower case and without apostrophes ("dont"), because patients write both ways. Signs are words of their own.
+The longest phrase wins, so a pseudo-trigger ("no change") is a longer phrase that gives nothing.
 """
 
 from dataclasses import dataclass
@@ -10,6 +10,8 @@ from typing import Final, Literal
 
 Category = Literal["none", "negated", "possible", "hypothetical", "historical", "family"]
 Direction = Literal["forward", "backward", "either"]
+# How far to the right: over the clause; over a list without a preposition in it; over one mention and what "and" joins.
+Reach = Literal["clause", "list", "phrase"]
 
 ALL_SCOPES: Final[frozenset[Category]] = frozenset({"negated", "possible", "hypothetical", "historical"})
 NEGATION_ONLY: Final[frozenset[Category]] = frozenset({"negated"})
@@ -21,54 +23,58 @@ class Trigger:
 
     category: Category
     direction: Direction = "forward"
+    reach: Reach = "clause"
+    patience: int = 40  # words without a mention after which it is given up
     ends: frozenset[Category] = frozenset()
-    spares_tests: bool = False  # "the culture was negative": the test was done
+    findings_only: bool = False  # "the culture was negative", "the pill helped and the pain resolved"
     opens_sentence: bool = False  # "Should fever occur", but not "you should rest"
 
 
-def _words(table: str) -> tuple[str, ...]:
-    return tuple(table.split())
+def _words(table: str) -> frozenset[str]:
+    return frozenset(table.split())
 
 
-_RELATIVES: Final = _words(
-    """
-    mother father mom mum mommy dad daddy parents parent brother brothers sister sisters sibling siblings aunt
-    uncle cousin grandmother grandfather grandma grandpa grandparents granddad gran nana son daughter kid kids
-    children husband wife spouse partner boyfriend girlfriend niece nephew roommate coworker neighbor neighbour
-    friend twin relatives relative
-    """
-)
-_POSSESSIVES: Final = ("", "my", "his", "her", "their", "the", "a", "patients", "our", "your")
-_TELLING: Final = _words(
-    """
-    reports reported states stated says said notes noted noticed notices thinks thought believes describes
-    described called calls calling brought worried concerned gave gives confirms tells told asks asked wants
-    insists saw found endorses mentions mentioned explains recalls feels drove took takes at
-    """
-)
+_RELATIVES: Final = _words("""
+    mother father mom mum mommy dad daddy brother sister aunt uncle cousin grandmother grandfather
+    grandma grandpa grandparents granddad gran nana son daughter husband wife niece nephew
+""")
+# Only with a possessive: "my kids", but not "112 children were randomized".
+_OWN_RELATIVES: Final = _words("""
+    kid kids child children parents parent sibling siblings brothers sisters spouse partner boyfriend girlfriend friend twin relatives
+    relative roommate coworker neighbor neighbour family
+""")
+_POSSESSIVES: Final = ("", "my", "his", "her", "their", "the", "a", "an", "patients", "our", "your")
+_OWNERS: Final = _words("my his her their patients our your")
+_TELLING: Final = _words("""
+    reports reported states stated says said notes noted noticed notices thinks thought believes describes described
+    called calls calling brought worried worries concerned gave gives confirms tells told asks asked wants insists saw
+    found endorses mentions mentioned explains recalls feels drove took takes at rang rings phoned texted requests
+    requesting wonders stating reporting bringing
+""")
 _ACCOMPANYING: Final = _words("with by per to tell told from for after ask asked called")
 
 _NEGATED: Final = """
-not | without | w / o | wo | denies | deny | denying | denies any | negative for | neg for | never | never had
-absence of | free of | lack of | lacks | lacking | dont | doesnt | didnt | havent | hasnt | hadnt | isnt | arent
-wasnt | werent | aint | nor | neither | none of | zero | no evidence of | no sign of | no signs of | no history of
-no hx of | no h / o | no known | no known history of | no suspicion of | no suspicion for | no concern for
-no concerns for | not suspicious for | not concerning for | not consistent with | not suggestive of | fails to show
-failed to show | failed to reveal | fails to reveal | unremarkable for | ruled out for | rules out | rather than
-as opposed to | never any | no more | dont think | doesnt think | do not think | not have | no c / o | didnt find
-did not find | did not show | didnt show | does not show | doesnt show | did not reveal | not experiencing
+without | w / o | wo | denies | deny | denying | denies any | negative for | neg for | never | never had | absence of
+free of | lack of | lacks | lacking | nor | neither | none of | zero | no evidence of | no sign of | no signs of
+no history of | no hx of | no h / o | no known | no known history of | no suspicion of | no suspicion for
+no concern for | no concerns for | not suspicious for | not concerning for | not consistent with | not suggestive of
+fails to show | failed to show | failed to reveal | fails to reveal | unremarkable for | ruled out for | rules out
+rather than | as opposed to | never any | no more | dont think | doesnt think | do not think | not have | no c / o
+didnt find | did not find | did not show | didnt show | does not show | doesnt show | did not reveal
+not experiencing
 """
-_NEGATED_EITHER: Final = (
-    "no | none | ( - ) | denied | excluded | absent | negative | neg | ruled out | excluding | excludes"
-)
+_NEGATED_VERB: Final = "not | dont | doesnt | didnt | havent | hasnt | hadnt | isnt | arent | wasnt | werent | aint"
+_NEGATED_EITHER: Final = """
+no | none | ( - ) | denied | excluded | absent | negative | neg | ruled out | excluding | excludes | never developed
+did not develop | didnt develop | does not develop | not develop | did not occur
+"""
 _NEGATED_BACK: Final = """
 not present | not seen | not found | not noted | not observed | not detected | not identified | not reported
 not appreciated | not evident | : no | : none | : denied | : denies | : negative | : absent | : neg | - no | ? no
-not demonstrated | not there | nonexistent | never developed | never happened | never occurred | never came
-did not develop | did not occur | didnt develop
+not demonstrated | not there | nonexistent | never happened | never occurred | never came | didnt occur
 """
 _POSSIBLE: Final = """
-? | query | possibly | probably | maybe | perhaps | suspect | suspects | suspecting | suspicious for | suspicion of
+? | possibly | probably | maybe | perhaps | suspect | suspects | suspecting | suspicious for | suspicion of
 suspicion for | concern for | concerning for | concerned for | concerns for | worrisome for | questionable
 question of | may be | might be | could be | may have | might have | could have | may represent | might represent
 could represent | suggestive of | suggests | suggesting | r / o | rule out | ruling out | to exclude | exclude
@@ -81,71 +87,76 @@ thinks it is | think it is | thinks i have | think i have | thinks it might be |
 think i might have | i think | i guess | looks like | sounds like | appears to be | wonder if | wondering if
 wonders if | unsure if | not sure if | unclear if | wondering whether | not certain if | uncertain if | is it
 is this | could this be | could it be | can it be | might it be | equivocal for | doubt | doubts | to see if | see if
-check if | checking for | check for | testing for | tested for | whether | apparent | not sure whether | feels like
-indicative of | impression : possible | favor | favors | favored | working diagnosis of | provisional diagnosis of
-potential | potentially | seems like | seem to have | seems to have
+check if | checking for | check for | testing for | tested for | whether | not sure whether | feels like
+indicative of | favor | favors | favored | working diagnosis of | provisional diagnosis of | potential | potentially
+seems like | seem to have | seems to have
 """
 _POSSIBLE_EITHER: Final = """
-possible | likely | probable | suspected | unlikely | not likely | most likely
-very likely | less likely | plausible
+possible | likely | probable | suspected | unlikely | not likely | most likely | very likely | less likely | plausible
 """
 _POSSIBLE_BACK: Final = """
 cannot be excluded | can not be excluded | could not be excluded | cant be excluded | not excluded
 cannot be ruled out | can not be ruled out | cant be ruled out | could not be ruled out | not ruled out
 not been ruled out | not been excluded | not yet ruled out | in the differential | on the differential
 is being considered | was considered | is considered | being worked up | under investigation | remains a possibility
-is a possibility | is in question | or so they think | not confirmed | not yet confirmed
+is a possibility | is in question | not confirmed | not yet confirmed
 """
 _HYPOTHETICAL: Final = """
 if | in case of | in case | should you | should he | should she | should they | should it | should the patient
 should i develop | return for | return with | call for | watch for | watch out for | watching for | watching out for
 monitor for | monitored for | monitoring for | look out for | look for | lookout for | on the lookout for
-be aware of | be alert for | risk of | risk for | risks of | risk factors for | at risk for | at risk of | to prevent
-prevent | prevents | preventing | prevention of | prophylaxis against | prophylaxis for | prophylaxis | as needed for
-as needed | prn | prn for | may cause | can cause | could cause | might cause | may lead to | can lead to
-could lead to | side effects include | side effects may include | possible side effects | side effects such as
-unless | screen for | screening for | screened for | screening | signs of infection | to avoid | avoid
-educated about | education on | counseled on | counselled on | counseled about | warned about | warned of
-warning signs of | instructed on | worried about | worried i | worried that | worried he | worried she | worry that
-afraid i | afraid that | scared i | scared that | scared of | afraid of | fear of | fearful of | what if | chance of
-chances of | vaccinated against | vaccination against | immunized against | would | could develop | may develop
-might develop | might get | could get | in the event of | whenever | precautions for | to reduce the risk of
-protect against | protects against | to keep from | worry about | prevent any | seek care for | go to the er for
-go to ed for | report any | notify for | call with | at the first sign of | any sign of | any signs of | until
+be aware of | be alert for | as needed for | as needed | prn | prn for | side effects include
+side effects may include | possible side effects | side effects such as | unless | signs of infection | educated about
+education on | counseled on | counselled on | counseled about | warned about | warned of | warning signs of
+instructed on | worried about | worried i | worried that | worried he | worried she | worry about | worry that
+afraid i | afraid that | scared i | scared that | scared of | afraid of | fear of | fearful of | what if
+could develop | may develop | might develop | might get | could get | in the event of | whenever | precautions for
+to keep from | prevent any | seek care for | go to the er for | go to ed for | report any | notify for | call with
+at the first sign of | any sign of | any signs of
+"""
+_HYPOTHETICAL_LIST: Final = """
+risk of | risk for | risks of | risk factors for | at risk for | at risk of | to prevent | prevent | prevents
+preventing | prevention of | prophylaxis against | prophylaxis for | prophylaxis | chance of | chances of | to avoid
+avoid | protect against | protects against | to reduce the risk of | may cause | can cause | could cause | might cause
+may lead to | can lead to | could lead to | vaccinated against | vaccination against | immunized against | screen for
+screening for | screened for | screening | would cause | would develop | would mean
 """
 _HYPOTHETICAL_BACK: Final = """
-should prompt | should be reported | prevention | prophylaxis | precautions | screening
-risk | would be concerning | if it occurs | if they occur
+should prompt | should be reported | prevention | prophylaxis | precautions | screening | risk | would be concerning
+if it occurs | if they occur
 """
 _HISTORICAL: Final = """
 history of | hx of | h / o | hx | ho | past medical history | past medical history of | pmh | pmh of | pmhx
 pmh significant for | past history of | past hx of | medical history of | surgical history of
 medical history significant for | medical history includes | history includes | history significant for
-history notable for | past surgical history | psh | previous | previously | prior | remote | former | formerly
-childhood | used to have | used to get | used to suffer from | status post | s / p | history positive for | history :
-no longer | no longer has | no longer have | no longer having | remote history of | recovered from | years ago i had
-survivor of | once had | resolved | resolution of | recovering from | in remission from | cured of
+history notable for | past surgical history | psh | previously | used to have | used to get | used to suffer from
+history positive for | history : | no longer | no longer has | no longer have | no longer having | remote history of
+years ago i had | survivor of | in remission from
+"""
+_HISTORICAL_PHRASE: Final = """
+previous | prior | remote | former | formerly | status post | s / p | resolution of | childhood | recovered from
+recovering from | cured of | once had
 """
 _HISTORICAL_EITHER: Final = "resolved | previously"
 _HISTORICAL_BACK: Final = """
 years ago | year ago | decades ago | decade ago | months ago | winters ago | summers ago | springs ago | falls ago
 seasons ago | last year | in the past | as a child | in childhood | as a teenager | as a teen | as a kid
 as an infant | as a baby | has resolved | have resolved | now resolved | since resolved | resolved completely
-subsided | went away | gone away | cleared up | is gone | are gone | has gone | in <year> | since childhood resolved
-in remission | in my twenties | in his youth | in her youth | in college | in high school | is over
-when i was little | when i was a kid | back in <year> | long ago | ( <year> ) | , resolved | all gone
-in her twenties | in his twenties | when she was a child | when he was a child | early in life | earlier in life
-went into remission | not come back | not recurred | not returned | has passed | in the distant past
+subsided | went away | gone away | cleared up | is gone | are gone | in <year> | in remission | in my twenties
+in his youth | in her youth | in college | in high school | is over | when i was little | when i was a kid
+back in <year> | long ago | ( <year> ) | , resolved | all gone | in her twenties | in his twenties
+when she was a child | when he was a child | early in life | earlier in life | went into remission | not come back
+not recurred | not returned | has passed | in the distant past
 """
 _FAMILY: Final = """
 family history of | family history | family hx | family hx of | fh | fhx | fh of | familial history of
 family history significant for | family history is significant for | family history positive for
 family history notable for | family medical history | strong family history of | fam hx | family member with
-family members with | everyone else in the house | paternal | maternal | relatives with | family members have
+family members with | family members have
 """
 _FAMILY_BACK: Final = """
-in the family | runs in the family | run in the family | runs in my family | run in my family
-in my family | in his family | in her family | on my mothers side | on my fathers side | on his side
+in the family | runs in the family | run in the family | runs in my family | run in my family | on my mothers side
+on my fathers side
 """
 # Phrases that hold a trigger's word and mean nothing by it.
 _PSEUDO: Final = """
@@ -153,30 +164,29 @@ no change | no changes | no change in | no changes in | no significant change | 
 no increase in | no decrease | no decrease in | no improvement | no improvement in | no better | no worse
 no worsening | no worsening of | no relief | no relief of | no relief from | no difference | no difference in
 no doubt | no wonder | no one | no idea | no matter | no luck | no help | no response | no response to | no effect on
-no effect | not only | not just | not merely | not necessarily | not because of | not relieved | not relieved by
-not responding | not responding to | not improving | not improved | not controlled | not well controlled | not helping
-not helped | not helping with | not help | not help with | didnt help | didnt help with | didnt help my | did not help
-did not help with | did not relieve | doesnt help | doesnt help with | does not help | not getting better
-not going away | not better | not resolved | not yet resolved | hasnt resolved | has not resolved | didnt relieve
-didnt touch | did not touch | not touching | doesnt touch | wont stop | wont quit | wont go away | doesnt go away
-does not go away | didnt go away | hasnt gone away | havent gone away | not gone | isnt gone | not gone away
-dont know | do not know | dont know why | dont know if | not sure | not sure why | dont understand | could not
-couldnt | can not | cannot | would not | will not | wont | wouldnt | gram negative | gram - negative
-negative pressure | hiv negative | rh negative | false negative | no reason | no problem with | not doing well
-not feeling well | doesnt work | didnt work | not working | without relief | without improvement | without change
-without success | without any relief | not the only | no pun | no sooner | not until | no missed doses of
-nothing helps | history and physical | history was | family doctor | family physician | family practice
-family medicine | family meeting | family members at | family is | family at | family reports | host family
-social history | not aware of | not aware | unaware of | as if | even if | if any | if needed | if indicated
-like no other | prior to | previous to | former smoker | prior authorization | previously healthy | previously well
-previously reported | natural history of | not unusual | would like | would recommend | likely to | no longer than
-not been able | not able | not being able | dont like | do not like | not bad | no big deal | not too bad
-the previous | feel like | nothing for | nothing helps with | exclude from | consider increasing | consider stopping
-consider starting | not as bad | not that bad | not as bad as | no surprise | not surprisingly | what would
-i would say | i think i am | i think i need | not take away | not taken away | have not improved | has not improved
-hasnt improved | havent improved | not responded to | unresponsive to | doesnt seem to help | prior visit
-previous visit | last visit | mother of | father of | parent of | friend of | partner of | neither better | not eased
-not ease
+no effect | no reason | no known cause | no cause | no explanation | no obvious cause | no clear cause | no pun
+no sooner | no missed doses of | no problem with | no surprise | no big deal | no longer than | not only | not just
+not merely | not necessarily | not because of | not relieved | not relieved by | not responding | not responding to
+not improving | not improved | not controlled | not well controlled | not helping | not helped | not helping with
+not help | not help with | didnt help | didnt help with | didnt help my | did not help | did not help with
+did not relieve | doesnt help | doesnt help with | does not help | not getting better | not going away | not better
+not resolved | not yet resolved | hasnt resolved | has not resolved | didnt relieve | didnt touch | did not touch
+not touching | doesnt touch | wont stop | wont quit | wont go away | doesnt go away | does not go away | didnt go away
+hasnt gone away | havent gone away | not gone | isnt gone | not gone away | dont know | do not know | dont know why
+dont know if | not sure | not sure why | dont understand | could not | couldnt | can not | cannot | would not
+will not | wont | wouldnt | gram negative | gram - negative | negative pressure | hiv negative | rh negative
+false negative | not doing well | not feeling well | doesnt work | didnt work | not working | without relief
+without improvement | without change | without success | without any relief | not the only | not until | nothing helps
+nothing helps with | history and physical | history was | family doctor | family physician | family practice
+family medicine | family meeting | family is | family at | family reports | host family | social history | as if
+even if | if any | if needed | if indicated | like no other | since childhood | prior to | previous to | former smoker
+prior authorization | previously healthy | previously well | previously reported | natural history of | not unusual
+would like | would recommend | likely to | not been able | not able | not being able | dont like | do not like
+not bad | not too bad | not as bad | not as bad as | not that bad | not surprisingly | feel like | exclude from
+consider increasing | consider stopping | consider starting | i would say | i think i am | i think i need
+not take away | not taken away | have not improved | has not improved | hasnt improved | havent improved
+not responded to | unresponsive to | doesnt seem to help | prior visit | previous visit | last visit | mother of
+father of | parent of | friend of | partner of | not eased | not ease | not aware of | not aware | unaware of
 """
 # After these nothing from before holds; then: after these a negation does not hold.
 _ENDS_ALL: Final = """
@@ -192,8 +202,8 @@ reveals | revealed | confirms
 """
 _ENDS_NEGATION: Final = """
 because | because of | caused | causing | causes | due to | secondary to | after | when | while | since | despite
-until then | cause | cuz | bc | which | whereas | from | on account of | following | as | to treat | , mild | , severe
-, some | so | given | only
+cause | cuz | bc | which | whereas | from | on account of | following | to treat | , mild | , severe | , some | so
+given | only
 """
 
 
@@ -210,80 +220,69 @@ def _build() -> dict[tuple[str, ...], Trigger]:
         (_ENDS_ALL, Trigger("none", ends=ALL_SCOPES)),
         (_ENDS_NEGATION, Trigger("none", ends=NEGATION_ONLY)),
         (_NEGATED, Trigger("negated")),
-        (_NEGATED_EITHER, Trigger("negated", "either", spares_tests=True)),
-        (_NEGATED_BACK, Trigger("negated", "backward", spares_tests=True)),
-        (_POSSIBLE, Trigger("possible")),
-        (_POSSIBLE_EITHER, Trigger("possible", "either")),
+        (_NEGATED_VERB, Trigger("negated", patience=6)),
+        (_NEGATED_EITHER, Trigger("negated", "either", findings_only=True)),
+        (_NEGATED_BACK, Trigger("negated", "backward", findings_only=True)),
+        (_POSSIBLE, Trigger("possible", reach="list")),
+        ("query", Trigger("possible", reach="list", opens_sentence=True)),
+        (_POSSIBLE_EITHER, Trigger("possible", "either", reach="list")),
         (_POSSIBLE_BACK, Trigger("possible", "backward")),
         (_HYPOTHETICAL, Trigger("hypothetical")),
         ("should", Trigger("hypothetical", opens_sentence=True)),
+        (_HYPOTHETICAL_LIST, Trigger("hypothetical", reach="list")),
         (_HYPOTHETICAL_BACK, Trigger("hypothetical", "backward")),
         (_HISTORICAL, Trigger("historical")),
-        (_HISTORICAL_EITHER, Trigger("historical", "either")),
-        (_HISTORICAL_BACK, Trigger("historical", "backward")),
+        (_HISTORICAL_PHRASE, Trigger("historical", reach="phrase", patience=4)),
+        (_HISTORICAL_EITHER, Trigger("historical", "either", reach="phrase", patience=4, findings_only=True)),
+        (_HISTORICAL_BACK, Trigger("historical", "backward", findings_only=True)),
         (_FAMILY, Trigger("family")),
         (_FAMILY_BACK, Trigger("family", "backward")),
         (_PSEUDO, Trigger("none")),
     ):
         built.update(dict.fromkeys(_phrases(table), trigger))
-    for relative, owner in product(_RELATIVES, _POSSESSIVES):
-        whose = (owner, relative) if owner else (relative,)
-        built.setdefault(whose, Trigger("family"))
-        built[("in", *whose)] = Trigger("family", "backward")
-        built.update({(*whose[:-1], relative + "s", word): Trigger("family") for word in ("side", "family")})
-        built.update({(word, *whose): Trigger("none") for word in _ACCOMPANYING})
-        built.update({(*whose, word): Trigger("none") for word in _TELLING})
-        built.update(
-            {(*whose, "is", word): Trigger("none") for word in ("worried", "concerned", "here", "present", "at")}
-        )
-        built.update({(*whose, word): Trigger("negated") for word in ("denies", "denied")})
+    for relative, owner in product(sorted(_RELATIVES | _OWN_RELATIVES), _POSSESSIVES):
+        if relative in _RELATIVES or owner in _OWNERS:
+            _add_relative(built, relative, (owner, relative) if owner else (relative,))
     return built
+
+
+def _add_relative(built: dict[tuple[str, ...], Trigger], relative: str, whose: tuple[str, ...]) -> None:
+    """A relative has what is said next, unless the relative only tells of the patient or comes along."""
+    built.setdefault(whose, Trigger("family"))
+    built[("in", *whose)] = Trigger("family", "backward")
+    built.update({(*whose[:-1], relative + "s", word): Trigger("family") for word in ("side", "family")})
+    built.update({(word, *whose): Trigger("none") for word in _ACCOMPANYING})
+    built.update({(*whose, word): Trigger("none") for word in _TELLING})
+    built.update({(*whose, "is", word): Trigger("none") for word in ("worried", "concerned", "here", "present", "at")})
+    built.update({(*whose, word): Trigger("negated") for word in ("denies", "denied")})
 
 
 TRIGGERS: Final = _build()
 
 # Between a mention and a trailing trigger: "pneumonia was ruled out", "fever has not been suspected".
-AUXILIARIES: Final = frozenset(
-    _words(
-        """
-    is are was were be been being has have had also now since completely fully all eventually finally , it looks
-    seems felt thought
+AUXILIARIES: Final = _words("""
+    is are was were be been being has have had also now since completely fully all eventually finally it looks seems
+    felt thought - – — :
+""")
+RELATIVE_PRONOUNS: Final = _words("which that who both all")
+OWN_SUBJECT: Final = _words("i im ive he shes hes she we they my pt patient you your")
+PATIENT: Final = _words("i im ive my pt pts patient patients")
+# What may stand between the mentions of a list.
+LIST_WORDS: Final = _words(", and or nor / & vs versus a an the new other any")
+VERBS: Final = _words("""
+    is are was were has have had feels felt feel started starts began begins developed develops complains reports
+    reported presented came comes got gets hurts hurt aches continues continued persists persisted remains remained
+    became becomes took takes take noticed improved improving worsened went goes gave gives given ordered start
+    continue give call return go come seek stop contact see use keep died told showed shows reveals revealed
+    demonstrated demonstrates admits endorses endorsed describes described says states stated does did do im ive shes
+    hes youre dont didnt doesnt underwent received lives works walks
+""")
+_PAST: Final = """
+past medical history | pmh | pmhx | past history | past surgical history | psh | medical history | surgical history
+history
 """
-    )
-)
-RELATIVE_PRONOUNS: Final = frozenset({"which", "that", "who", "both", "all"})
-OWN_SUBJECT: Final = frozenset(
-    _words(
-        """
-    i im ive he shes hes she we they my pt patient you your
-"""
-    )
-)
-VERBS: Final = frozenset(
-    _words(
-        """
-    is are was were has have had feels felt feel started starts began begins developed develops complains
-    reports reported presented came comes got gets hurts hurt aches continues continued persists persisted
-    remains remained became becomes took takes take noticed improved improving worsened went goes goes gave
-    gives given ordered start continue give call return go come seek stop contact see use keep began died told
-    showed shows reveals revealed demonstrated demonstrates admits endorses endorsed describes described says
-    states stated does did do im ive shes hes youre dont didnt doesnt underwent received lives works walks
-"""
-    )
-)
+_KIN: Final = "family history | family hx | fh | fhx | family medical history"
 HEADINGS: Final[dict[str, Category]] = {
-    "family history": "family",
-    "family hx": "family",
-    "fh": "family",
-    "fhx": "family",
-    "family medical history": "family",
-    "past medical history": "historical",
-    "pmh": "historical",
-    "pmhx": "historical",
-    "past history": "historical",
-    "past surgical history": "historical",
-    "psh": "historical",
-    "medical history": "historical",
-    "surgical history": "historical",
-    "history": "historical",
+    **{" ".join(words): "historical" for words in _phrases(_PAST)},
+    **{" ".join(words): "family" for words in _phrases(_KIN)},
 }

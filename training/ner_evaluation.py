@@ -115,9 +115,9 @@ def fit_calibration(raw: Floats, right: npt.NDArray[np.bool_]) -> Calibration:
     design = np.stack([np.log(clipped) - np.log1p(-clipped), np.ones(len(raw))], axis=1)
     yes, no = int(right.sum()), int((~right).sum())
     target = np.where(right, (yes + 1) / (yes + 2), 1 / (no + 2))
-    weights = np.array([1.0, 0.0])
+    weights = np.array([0.0, np.log(yes / no)])  # flat: from here Newton goes straight down the valley
     for _ in range(_NEWTON_STEPS):
-        guess = 1 / (1 + np.exp(-design @ weights))
+        guess = 1 / (1 + np.exp(-np.clip(design @ weights, -30, 30)))
         curvature = design.T @ (design * (guess * (1 - guess))[:, None]) + 1e-3 * np.eye(2)
         step = np.linalg.solve(curvature, design.T @ (guess - target))
         weights = weights - step

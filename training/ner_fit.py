@@ -44,7 +44,7 @@ class FitConfig:
     # noise
     alone: float = 0.5  # share of lines that stay alone; the others are joined to notes
     note_pieces: int = 220
-    masked: float = 0.08
+    masked: float = 0.0
     noise: Noise = field(default_factory=Noise)
 
 
