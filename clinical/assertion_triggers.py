@@ -35,13 +35,13 @@ def _words(table: str) -> frozenset[str]:
 
 
 _RELATIVES: Final = _words("""
-    mother father mom mum mommy dad daddy brother sister aunt uncle cousin grandmother grandfather
-    grandma grandpa grandparents granddad gran nana son daughter husband wife niece nephew
+    mother father mom mum mommy dad daddy brother sister aunt uncle cousin grandmother grandfather grandma grandpa
+    grandparents granddad gran nana son daughter husband wife niece nephew
 """)
 # Only with a possessive: "my kids", but not "112 children were randomized".
 _OWN_RELATIVES: Final = _words("""
-    kid kids child children parents parent sibling siblings brothers sisters spouse partner boyfriend girlfriend friend twin relatives
-    relative roommate coworker neighbor neighbour family
+    kid kids child children parents parent sibling siblings brothers sisters spouse partner boyfriend girlfriend
+    friend twin relatives relative roommate coworker neighbor neighbour family
 """)
 _POSSESSIVES: Final = ("", "my", "his", "her", "their", "the", "a", "an", "patients", "our", "your")
 _OWNERS: Final = _words("my his her their patients our your")

