@@ -4,12 +4,15 @@ bentoml serve service:FollowupML      needs the settings of docs/settings.md
 followup up                           sets up everything for a demo first
 """
 
+import logging
+
 import bentoml
 from starlette.responses import Response
 
 from api.gate import Gate
 from api.problems import as_followup_error, problem_response
-from api.routes import TABLE, predict
+from api.routes import TABLE
+from api.routes.predict import BATCH, DETERIORATION, PREDICT, SYMPTOM_ANALYSIS
 from api.routing import Route
 from api.schemas import (
     BatchRequest,
@@ -39,6 +42,7 @@ class FollowupML:
     """Self-hosted, audited predictions for wellness monitoring."""
 
     def __init__(self) -> None:
+        _configure_logging()
         self.runtime = bootstrap()
 
     @property
@@ -56,25 +60,25 @@ class FollowupML:
     async def __is_ready__(self) -> bool:
         return self.system.ready
 
-    @bentoml.api(route=predict.PREDICT.path)
+    @bentoml.api(route=PREDICT.path)
     async def predict(self, body: PredictRequest, /, ctx: bentoml.Context) -> PredictResponse:
         """Any model by name."""
-        return await self._answer(predict.PREDICT, ctx)  # type: ignore[return-value]
+        return await self._answer(PREDICT, ctx)  # type: ignore[return-value]
 
-    @bentoml.api(route=predict.SYMPTOM_ANALYSIS.path)
+    @bentoml.api(route=SYMPTOM_ANALYSIS.path)
     async def symptom_analysis(self, body: SymptomAnalysisRequest, /, ctx: bentoml.Context) -> SymptomAnalysisResponse:
         """Symptoms, medications and conditions in a note."""
-        return await self._answer(predict.SYMPTOM_ANALYSIS, ctx)  # type: ignore[return-value]
+        return await self._answer(SYMPTOM_ANALYSIS, ctx)  # type: ignore[return-value]
 
-    @bentoml.api(route=predict.DETERIORATION.path)
+    @bentoml.api(route=DETERIORATION.path)
     async def deterioration(self, body: DeteriorationRequest, /, ctx: bentoml.Context) -> DeteriorationResponse:
         """A week of home measurements against the person's own baseline."""
-        return await self._answer(predict.DETERIORATION, ctx)  # type: ignore[return-value]
+        return await self._answer(DETERIORATION, ctx)  # type: ignore[return-value]
 
-    @bentoml.api(route=predict.BATCH.path)
+    @bentoml.api(route=BATCH.path)
     async def predict_batch(self, body: BatchRequest, /, ctx: bentoml.Context) -> BatchResponse:
         """Up to 64 items of one model."""
-        return await self._answer(predict.BATCH, ctx)  # type: ignore[return-value]
+        return await self._answer(BATCH, ctx)  # type: ignore[return-value]
 
     async def _answer(self, route: Route, ctx: bentoml.Context) -> Response:
         """A rendered response: BentoML passes it on as it is, status and all."""
@@ -87,6 +91,13 @@ class FollowupML:
             response = problem_response(shown, admitted.request_id)
         ctx.response.status_code = response.status_code
         return response
+
+
+def _configure_logging() -> None:
+    """Ours from INFO, libraries from WARNING: below that some of them log what they are given."""
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s [%(levelname)s] [%(name)s] %(message)s")
+    for room in ("access", "api", "audit", "inference", "monitoring", "registry", "runners"):
+        logging.getLogger(room).setLevel(logging.INFO)
 
 
 def _system() -> System:

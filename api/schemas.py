@@ -37,7 +37,7 @@ Measurements = Annotated[
 ]
 
 
-class Body(bentoml.IODescriptor):
+class Body(bentoml.IODescriptor):  # type: ignore[misc]
     """A request's body. BentoML hands it to the service as the gate parsed it: see api/gate.py."""
 
     model_config = ConfigDict(

@@ -3,7 +3,7 @@
 Refuses to mix: where the tables hold a row that is not from the simulator, nothing is written or removed.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date
 from typing import Any, Final
@@ -13,9 +13,8 @@ from sqlalchemy import Connection, Engine, inspect, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from errors import SetupError
+from training.progress import Progress
 from training.simulator import DECLINE_LABEL, ID_PREFIX, SOURCE, simulate
-
-Progress = Callable[[str, int, int], None]  # what is being done, steps done, steps in all
 
 _TABLES: Final = {
     "patient_measurements": (

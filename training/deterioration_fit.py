@@ -5,7 +5,6 @@ mis-calibration is corrected on patients that neither fitting nor stopping has s
 count give the same weights.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,8 +16,7 @@ from torch import Tensor, nn
 from training.datasets import Split, Windows
 from training.deterioration_network import DeteriorationNetwork, NetworkShape
 from training.evaluation import logit, platt
-
-Progress = Callable[[str, int, int], None]  # what is being done, steps done, steps in all
+from training.progress import Progress
 
 
 @dataclass(frozen=True, slots=True)

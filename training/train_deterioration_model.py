@@ -16,8 +16,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -45,10 +44,11 @@ from training.datasets import (
     read_outcomes,
     split_by_patient,
 )
-from training.deterioration_fit import FitConfig, Progress, fit
+from training.deterioration_fit import FitConfig, fit
 from training.deterioration_manifest import NAME, facts, make_manifest, rounded, stage_of
 from training.deterioration_network import DeteriorationNetwork
 from training.evaluation import calibration, discrimination, operating_point, row_random_gap
+from training.progress import Progress, progress_bar, silent
 from training.simulator import simulate
 
 
@@ -74,11 +74,7 @@ class Rows:
     outcomes: Sequence[Row]
 
 
-def _silent(what: str, done: int, total: int) -> None:
-    """No progress is shown."""
-
-
-def train(data: Engine | Rows, config: TrainingConfig | None = None, progress: Progress = _silent) -> StoredModel:
+def train(data: Engine | Rows, config: TrainingConfig | None = None, progress: Progress = silent) -> StoredModel:
     """Train, judge, convert and save to the model store. Raises SetupError as `make_model` does."""
     with tempfile.TemporaryDirectory() as name:
         manifest = make_model(Path(name), data, config or TrainingConfig(), progress)
@@ -86,7 +82,7 @@ def train(data: Engine | Rows, config: TrainingConfig | None = None, progress: P
         return store.save(manifest, Path(name))
 
 
-def make_model(folder: Path, data: Engine | Rows, config: TrainingConfig, progress: Progress = _silent) -> Manifest:
+def make_model(folder: Path, data: Engine | Rows, config: TrainingConfig, progress: Progress = silent) -> Manifest:
     """Write a model's files into `folder` (weights, ONNX, card, metrics) and return its manifest.
 
     Raises SetupError when the data do not suffice or the conversion disagrees.
@@ -183,22 +179,6 @@ def _conversion(report: ConversionReport) -> dict[str, float]:
         "onnx_ms": report.onnx_ms,
         "onnx_speedup": report.speedup,
     }
-
-
-@contextmanager
-def progress_bar() -> Iterator[Progress]:
-    """A progress bar on standard error that leaves no trace, and none at all where that is not a terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
-    from rich.progress import Progress as Bars
-
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Bars(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
-        task = bars.add_task("starting", total=None)
-        yield lambda what, done, total: bars.update(
-            task, description=what, completed=done, total=total if total > 1 else None
-        )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,0 +1,205 @@
+"""Versions: registered with their digest, promoted, followed without a restart, refused when their files changed."""
+
+import shutil
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import bentoml
+import pytest
+from sqlalchemy import Engine
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from errors import ModelNotLoaded, SetupError, UnknownModel
+from inference.deployments import Deployments
+from registry import catalog, store
+from registry.store import Manifest, StoredModel
+from runners.batching import Limits
+from runners.runner import Prediction
+from tests.conftest import eventually
+
+
+class Constant:
+    """A runner that answers with what its folder says."""
+
+    def __init__(self, folder: Path, parameters: Mapping[str, Any]) -> None:
+        self.answer = (folder / "answer.txt").read_text()
+
+    def parse(self, input_data: Mapping[str, Any]) -> str:
+        return ""
+
+    def canonical(self, item: str) -> str:
+        return item
+
+    def cost(self, item: str) -> int:
+        return 1
+
+    def run(self, items: Sequence[str]) -> Sequence[Prediction]:
+        return [Prediction({"answer": self.answer}, None) for _ in items]
+
+    def warm_up(self) -> None:
+        self.run([""])
+
+
+Save = Callable[..., StoredModel]
+
+
+@pytest.fixture
+def save(tmp_path: Path) -> Iterator[Save]:
+    """Saves a version of a model of this test's own."""
+    name = f"constant_{uuid.uuid4().hex[:8]}"
+
+    def save(version: str, answer: str, *, stage: Any = "candidate", kind: str = "constant") -> StoredModel:
+        folder = tmp_path / version
+        folder.mkdir()
+        (folder / "answer.txt").write_text(answer)
+        manifest = Manifest(
+            name=name,
+            version=version,
+            kind=kind,
+            task="test",
+            framework="none",
+            stage=stage,
+            preprocessing_version="1",
+            input_schema={},
+            output_schema={},
+            cacheable=True,
+        )
+        return store.save(manifest, folder)
+
+    yield save
+    for stored in store.versions(name):
+        bentoml.models.delete(stored.tag)
+
+
+def answer_now(engine: Engine, stored: StoredModel) -> None:
+    with engine.begin() as connection:
+        catalog.register(connection, stored)
+        catalog.promote(connection, stored.manifest.name, stored.manifest.version, by="test")
+
+
+@pytest.fixture
+async def deployments(async_engine: AsyncEngine) -> AsyncIterator[Deployments]:
+    with ThreadPoolExecutor(2) as pool:
+        deployments = Deployments(async_engine, {"constant": Constant}, pool, Limits(), refresh_s=0.05)
+        yield deployments
+        await deployments.close()
+
+
+async def asked(deployments: Deployments, name: str) -> Any:
+    inferred = await deployments.get(name).batcher.infer("")
+    return inferred.prediction.result["answer"]
+
+
+async def test_a_promoted_version_takes_over_without_a_restart(
+    deployments: Deployments, engine: Engine, save: Save
+) -> None:
+    first = save("v1", "one")
+    answer_now(engine, first)
+    await deployments.open()
+    name = first.manifest.name
+    assert await asked(deployments, name) == "one"
+    answer_now(engine, save("v2", "two"))
+    await eventually(lambda: deployments.is_loaded(name, "v2"))
+    assert await asked(deployments, name) == "two"
+    assert not deployments.is_loaded(name, "v1")
+
+
+async def test_a_version_whose_files_changed_does_not_load_and_the_old_one_goes_on(
+    deployments: Deployments, engine: Engine, save: Save
+) -> None:
+    first, second = save("v1", "one"), save("v2", "two")
+    answer_now(engine, first)
+    await deployments.open()
+    with engine.begin() as connection:
+        catalog.register(connection, second)
+    (second.path / "answer.txt").write_text("forged")
+    answer_now_ignoring_files(engine, second)
+    await eventually(lambda: _champion(engine, second))
+    assert await asked(deployments, first.manifest.name) == "one"
+
+
+def answer_now_ignoring_files(engine: Engine, stored: StoredModel) -> None:
+    with engine.begin() as connection:
+        catalog.promote(connection, stored.manifest.name, stored.manifest.version, by="test")
+
+
+def _champion(engine: Engine, stored: StoredModel) -> bool:
+    with engine.connect() as connection:
+        return any(champion.version == stored.manifest.version for champion in catalog.champions(connection))
+
+
+async def test_the_server_does_not_start_with_a_changed_or_missing_model(
+    deployments: Deployments, engine: Engine, save: Save
+) -> None:
+    stored = save("v1", "one")
+    answer_now(engine, stored)
+    (stored.path / "added.json").write_text("{}")
+    with pytest.raises(SetupError, match="digest differs"):
+        await deployments.open()
+    shutil.rmtree(stored.path)
+    with pytest.raises(SetupError):
+        await deployments.open()
+
+
+async def test_without_any_model_the_start_says_how_to_get_one(deployments: Deployments) -> None:
+    with pytest.raises(SetupError, match="followup train"):
+        await deployments.open()
+
+
+async def test_unknown_and_not_loaded_are_told_apart(deployments: Deployments, engine: Engine, save: Save) -> None:
+    stored = save("v1", "one")
+    answer_now(engine, stored)
+    await deployments.open()
+    with pytest.raises(UnknownModel):
+        deployments.get("another")
+    deployments._active.clear()
+    with pytest.raises(ModelNotLoaded):
+        deployments.get(stored.manifest.name)
+
+
+def test_one_version_answers_at_a_time_and_versions_are_never_overwritten(engine: Engine, save: Save) -> None:
+    first, second = save("v1", "one"), save("v2", "two")
+    answer_now(engine, first)
+    answer_now(engine, second)
+    with engine.connect() as connection:
+        aliases = {version.version: version.alias for version in catalog.versions(connection, first.manifest.name)}
+    assert aliases == {"v1": None, "v2": "champion"}
+    with pytest.raises(IntegrityError), engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE ml_models SET alias = 'champion'")
+    (first.path / "answer.txt").write_text("other")
+    changed = store.get(first.manifest.name, "v1")
+    with pytest.raises(SetupError, match="never overwritten"), engine.begin() as connection:
+        catalog.register(connection, changed)
+
+
+def test_an_experimental_version_cannot_become_champion(engine: Engine, save: Save) -> None:
+    stored = save("v1", "one", stage="experimental")
+    with pytest.raises(SetupError, match="experimental"):
+        answer_now(engine, stored)
+    with pytest.raises(UnknownModel), engine.begin() as connection:
+        catalog.promote(connection, stored.manifest.name, "v9", by="test")
+
+
+def test_a_file_that_would_have_to_be_unpickled_is_not_stored(tmp_path: Path, save: Save) -> None:
+    stored = save("v1", "one")
+    folder = tmp_path / "bad"
+    folder.mkdir()
+    for name in ("model.pkl", "model.pt", "model.joblib", "model.bin"):
+        (folder / name).write_bytes(b"\x80\x04.")
+        with pytest.raises(SetupError, match=name):
+            store.save(stored.manifest, folder)
+        (folder / name).unlink()
+
+
+def test_a_version_travels_between_stores_with_its_digest(tmp_path: Path, save: Save) -> None:
+    stored = save("v1", "one")
+    exported = bentoml.models.export_model(stored.tag, str(tmp_path / "exported.bentomodel"))
+    bentoml.models.delete(stored.tag)
+    with pytest.raises(SetupError):
+        store.get(stored.manifest.name, "v1")
+    bentoml.models.import_model(exported)
+    assert store.get(stored.manifest.name, "v1", expected_digest=stored.digest).digest == stored.digest
