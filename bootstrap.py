@@ -12,8 +12,6 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from runners.deterioration import DeteriorationRunner
-from runners.ner import NerRunner
 
 from access.jwks import FetchedKeys, KeySource, PinnedKeys
 from access.tokens import TokenVerifier
@@ -28,6 +26,8 @@ from inference.pipeline import Pipeline
 from monitoring.metrics import Metrics
 from monitoring.performance import Fanout, PerformanceLogger
 from runners.batching import Limits
+from runners.deterioration import DeteriorationRunner
+from runners.ner import NerRunner
 from settings import Settings, load_settings
 
 

@@ -37,13 +37,22 @@ def explained(command: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(command)
     def run(*arguments: Any, **options: Any) -> None:
+        from sqlalchemy.exc import SQLAlchemyError
+
         try:
             command(*arguments, **options)
         except (SetupError, FollowupError) as error:
-            Console(stderr=True).print(f"followup: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+            _complain(str(error))
+            raise typer.Exit(1) from error
+        except SQLAlchemyError as error:  # its message would quote statements, addresses and values
+            _complain(f"The database cannot be used ({type(error).__name__}): is it there, and is DATABASE_URL right?")
             raise typer.Exit(1) from error
 
     return run
+
+
+def _complain(message: str) -> None:
+    Console(stderr=True).print(f"followup: {message}", style="red", markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -195,7 +204,8 @@ def demo_data(
     with _database() as engine, progress_bar() as progress:
         loaded = load_demo_data(engine, patients, days, seed, progress, replace=replace)
     console.print(
-        f"{loaded.measurements} days of {loaded.patients} made-up people, {loaded.declines} declines, to {loaded.last_day}",
+        f"{loaded.measurements} days of {loaded.patients} made-up people, {loaded.declines} declines,"
+        f" to {loaded.last_day}",
         highlight=False,
     )
 

@@ -137,7 +137,8 @@ def _welcome(demo: Demo, port: int) -> str:
     token = demo.issuer.token(["clinician"], demo_subject("clinician"))
     url = f"http://127.0.0.1:{port}/api/v1/ml"
     return f"""
-Ready on http://127.0.0.1:{port}. A demo clinician's token, good for 15 minutes\n(another: {followup} token --role clinician):
+Ready on http://127.0.0.1:{port}. A demo clinician's token, good for 15 minutes
+(another: {followup} token --role clinician):
 
 export TOKEN={token}
 

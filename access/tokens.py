@@ -1,4 +1,4 @@
-"""Access tokens as AWS Cognito issues them: RS256, checked claim by claim, verified once, remembered until they expire."""
+"""Access tokens as AWS Cognito issues them: RS256, checked claim by claim, verified once and remembered."""
 
 import hashlib
 import time

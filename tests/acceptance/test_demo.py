@@ -1,0 +1,101 @@
+"""`followup up` from outside: it says it is a demo, serves, and Ctrl-C stops everything it started."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from database.engine import open_engine
+from demo import Demo
+from registry import catalog
+from registry.store import StoredModel
+from tests.server import ROOT
+
+FOLLOWUP = [sys.executable, "-m", "cli"]
+
+
+@pytest.fixture
+def demo_home(tmp_path: Path, ner_model: StoredModel, deterioration_model: StoredModel) -> Path:
+    """A demo that has its models already, so that it need not train."""
+    demo = Demo(tmp_path / "demo")
+    engine = open_engine(demo.start()["DATABASE_URL"])
+    with engine.begin() as connection:
+        for stored in (ner_model, deterioration_model):
+            catalog.register(connection, stored)
+            catalog.promote(connection, stored.manifest.name, stored.manifest.version, by="test")
+    engine.dispose()
+    demo.stop()
+    return tmp_path / "demo"
+
+
+def test_it_serves_what_it_prints_and_ctrl_c_stops_all_in_order(demo_home: Path) -> None:
+    environment = {**os.environ, "FOLLOWUP_HOME": str(demo_home)}
+    process = subprocess.Popen(
+        [*FOLLOWUP, "up", "--port", "8731"],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    printed = ""
+    assert process.stdout is not None
+    for line in process.stdout:
+        printed += line
+        if "Ctrl-C stops everything" in line:
+            break
+    assert "NOT FOR PATIENTS' DATA" in printed
+    # The printed commands as they stand, pasted into a shell.
+    pasted = printed[printed.index("export TOKEN=") : printed.index("Ctrl-C stops everything")]
+    assert shutil.which("curl")
+    shell = subprocess.run(["bash", "-c", pasted], capture_output=True, text=True, check=True)
+    assert shell.stdout.count('"prediction_id"') >= 3
+    assert '"headache"' in shell.stdout
+    assert '"redis_enabled":true' in shell.stdout
+    children = psutil.Process(process.pid).children(recursive=True)
+    token = subprocess.run(
+        [*FOLLOWUP, "token", "--role", "auditor"], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    ).stdout.strip()
+    assert re.fullmatch(r"[\w-]+\.[\w-]+\.[\w-]+", token)
+    history = "http://127.0.0.1:8731/api/v1/ml/predictions/history"
+    assert len(httpx.get(history, headers={"Authorization": f"Bearer {token}"}).json()["items"]) == 2
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
+    left = [p.cmdline() for p in psutil.process_iter() if any(str(demo_home) in word for word in _words(p))]
+    assert left == []
+
+
+def _words(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return []
+
+
+def test_a_taken_port_is_said_in_one_line(tmp_path: Path) -> None:
+    import socket
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        done = subprocess.run(
+            [*FOLLOWUP, "up", "--port", port],
+            cwd=ROOT,
+            env={**os.environ, "FOLLOWUP_HOME": str(tmp_path / "demo")},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert done.stderr.strip().startswith(f"followup: Port {port} is taken")

@@ -1,0 +1,99 @@
+"""The command line against a real database."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from registry.store import StoredModel
+from settings import Settings
+from tests.server import ROOT
+
+
+def followup(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a command with nothing of our settings in its environment but what is given."""
+    names = {name.upper() for name in Settings.model_fields}
+    clean = {name: value for name, value in os.environ.items() if name.removesuffix("_FILE") not in names}
+    return subprocess.run(
+        [sys.executable, "-m", "cli", *arguments],
+        cwd=ROOT,
+        env={**clean, "COLUMNS": "200", **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_a_version_is_registered_listed_shown_and_promoted(database_url: str, deterioration_model: StoredModel) -> None:
+    tag = deterioration_model.tag
+    assert followup("models", "register", tag, DATABASE_URL=database_url).returncode == 0
+    (listed,) = json.loads(followup("models", "list", "--json", DATABASE_URL=database_url).stdout)
+    assert (listed["name"], listed["alias"], listed["digest"]) == (
+        "deterioration_lstm",
+        None,
+        deterioration_model.digest,
+    )
+    assert followup("models", "promote", tag, DATABASE_URL=database_url).returncode == 0
+    assert "champion" in followup("models", "list", DATABASE_URL=database_url).stdout
+    shown = json.loads(followup("models", "show", tag, "--json", DATABASE_URL=database_url).stdout)
+    assert shown["metrics"]["auroc"] > 0.5
+    assert len(followup("models", "show", tag, DATABASE_URL=database_url).stdout) > 500
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("models", "promote", "none:v1"),
+        ("models", "show", "none:v1"),
+        ("models", "register", "none:v1"),
+        ("train", "deterioration"),
+    ],
+    ids=" ".join,
+)
+def test_what_cannot_be_done_is_said_in_one_line(database_url: str, arguments: tuple[str, ...]) -> None:
+    done = followup(*arguments, DATABASE_URL=database_url)
+    assert done.returncode == 1
+    assert done.stderr.startswith("followup: ")
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert "Traceback" not in done.stderr
+
+
+def test_training_on_an_empty_table_says_what_is_missing(database_url: str) -> None:
+    done = followup("train", "deterioration", DATABASE_URL=database_url)
+    assert "50" in done.stderr
+    assert "14 days" in done.stderr
+
+
+def test_a_database_that_is_no_postgresql_or_not_there_is_refused_without_its_password() -> None:
+    for url in ("sqlite:///x.db", "not a url", "postgresql://u:SECRET@127.0.0.1:1/d"):
+        done = followup("models", "list", DATABASE_URL=url)
+        assert done.returncode == 1
+        assert "SECRET" not in done.stderr + done.stdout
+        assert "Traceback" not in done.stderr
+
+
+def test_serving_for_real_names_every_missing_setting() -> None:
+    done = followup("serve")
+    assert done.returncode == 1
+    for name in ("DATABASE_URL", "ENCRYPTION_KEY", "COGNITO_ISSUER", "COGNITO_CLIENT_IDS"):
+        assert name in done.stderr
+
+
+def test_a_token_needs_a_known_role_and_a_demo(tmp_path: Path) -> None:
+    assert "no demo" in followup("token", "--role", "clinician", FOLLOWUP_HOME=str(tmp_path / "none")).stderr
+    assert "no role" in followup("token", "--role", "surgeon", FOLLOWUP_HOME=str(tmp_path)).stderr
+
+
+def test_demo_data_is_never_mixed_with_real_rows(database_url: str) -> None:
+    import psycopg
+
+    from database.engine import libpq_url
+
+    with psycopg.connect(libpq_url(database_url), autocommit=True) as connection:
+        connection.execute("INSERT INTO patient_measurements VALUES ('real-person', CURRENT_DATE, 1, 1, 16, 1)")
+        for arguments in (["demo-data"], ["demo-data", "--replace"]):
+            assert followup(*arguments, DATABASE_URL=database_url).returncode == 1
+        assert connection.execute("SELECT count(*) FROM patient_measurements").fetchone() == (1,)
