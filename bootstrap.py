@@ -20,6 +20,7 @@ from audit.envelope import Envelope, KeyedDigest, derive, root_key
 from audit.history import FirstAnswers, History
 from audit.trail import Trail
 from database.engine import libpq_url, open_async_engine
+from database.maintenance import Maintenance
 from inference.cache import CacheKeys, NoCache, RedisCache, ResultCache
 from inference.deployments import Deployments, RunnerFactory
 from inference.pipeline import Pipeline
@@ -37,6 +38,7 @@ class Runtime:
 
     system: System
     performance_log: PerformanceLogger
+    maintenance: Maintenance
     executor: Executor
 
     async def open(self) -> None:
@@ -45,9 +47,11 @@ class Runtime:
         await self.system.cache.open()
         await self.system.deployments.open()
         await self.performance_log.open()
+        await self.maintenance.open()
 
     async def close(self) -> None:
         """Stop taking part in anything; what waits for the trail is still written."""
+        await self.maintenance.close()
         await self.system.deployments.close()
         await self.system.trail.close()
         await self.performance_log.close()
@@ -100,7 +104,7 @@ def bootstrap(
         history=History(engine, records),
         metrics=metrics,
     )
-    return Runtime(system=system, performance_log=performance_log, executor=executor)
+    return Runtime(system=system, performance_log=performance_log, maintenance=Maintenance(engine), executor=executor)
 
 
 def _runners(settings: Settings) -> Mapping[str, RunnerFactory]:

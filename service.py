@@ -96,7 +96,7 @@ class FollowupML:
 def _configure_logging() -> None:
     """Ours from INFO, libraries from WARNING: below that some of them log what they are given."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s [%(levelname)s] [%(name)s] %(message)s")
-    for room in ("access", "api", "audit", "inference", "monitoring", "registry", "runners"):
+    for room in ("access", "api", "audit", "database", "inference", "monitoring", "registry", "runners"):
         logging.getLogger(room).setLevel(logging.INFO)
 
 

@@ -239,9 +239,7 @@ async def _read_body(headers: Mapping[str, str], receive: Receive) -> bytes:
         raise MalformedJson("The body did not come in time.") from error
 
 
-def _caller(
-    scope: Scope, headers: Mapping[str, str], request_id: UUID, route: Route, principal: Principal
-) -> Caller:
+def _caller(scope: Scope, headers: Mapping[str, str], request_id: UUID, route: Route, principal: Principal) -> Caller:
     client = scope.get("client")
     return Caller(
         principal=principal.subject,

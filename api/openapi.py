@@ -73,7 +73,9 @@ def _operation(route: Route) -> dict[str, Any]:
         "responses": {"200": _success(route)},
     }
     if route.body is not None:
-        operation["parameters"].append(_header("Idempotency-Key", "The same key and body return the first answer."))
+        operation["parameters"].append(
+            _header("Idempotency-Key", "For 24 hours, the same key and body return the first answer.")
+        )
         operation["requestBody"] = {
             "required": True,
             "content": {"application/json": {"schema": {"$ref": _REFERENCE.format(model=route.body.__name__)}}},

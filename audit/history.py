@@ -15,7 +15,7 @@ from sqlalchemy import ColumnElement, and_, literal, or_, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from audit.envelope import Envelope, KeyedDigest
-from audit.record import created_at, sealed_column
+from audit.record import created_at, sealed_answer, sealed_column
 from database.tables import IdempotencyKey, PredictionRecord
 from errors import FieldFault, InvalidInput, NotFound
 
@@ -135,7 +135,7 @@ class FirstAnswers:
             row = (await connection.execute(query)).mappings().first()
         if row is None:
             return None
-        answer = self._envelope.open(row["answer"], f"idempotency_keys|answer|{principal}|{key}")
+        answer = self._envelope.open(row["answer"], sealed_answer(principal, key))
         return row["request_mac"], answer
 
 

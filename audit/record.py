@@ -6,7 +6,7 @@ from uuid import UUID
 
 from uuid_utils.compat import uuid7
 
-from database.tables import PredictionRecord
+from database.tables import IdempotencyKey, PredictionRecord
 
 
 def new_prediction_id() -> UUID:
@@ -22,6 +22,11 @@ def created_at(prediction_id: UUID) -> datetime:
 def sealed_column(column: str, prediction_id: UUID) -> str:
     """What the cipher text of a column is bound to."""
     return f"{PredictionRecord.__tablename__}|{column}|{prediction_id}"
+
+
+def sealed_answer(principal: str, key: UUID) -> str:
+    """What the sealed first answer under an Idempotency-Key is bound to."""
+    return f"{IdempotencyKey.__tablename__}|answer|{principal}|{key}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

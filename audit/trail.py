@@ -11,61 +11,25 @@ import logging
 import os
 import socket
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, LiteralString
+from typing import Any, Final, TypeVar
 
 import psycopg
 from psycopg import AsyncConnection
 
 from audit.envelope import Envelope
-from audit.record import FirstAnswer, Record, created_at, sealed_column
+from audit.record import FirstAnswer, Record
+from audit.rows import CLAIM_KEYS, INSERT_PREDICTIONS, columns, key_row, prediction_row
 from errors import AuditUnavailable
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 _MOST_ROWS: Final = 512
 _PAUSE_BEFORE_RECONNECT_S: Final = 0.25
-
-# Column, type of the array that carries it. One statement for all rows, whatever their number, so that it is prepared
-# once.
-_COLUMNS: Final[tuple[tuple[LiteralString, LiteralString], ...]] = (
-    ("created_at", "timestamptz"),
-    ("id", "uuid"),
-    ("request_id", "uuid"),
-    ("route", "text"),
-    ("model_id", "bigint"),
-    ("model_name", "text"),
-    ("model_version", "text"),
-    ("model_digest", "text"),
-    ("principal", "text"),
-    ("roles", "text"),
-    ("client_id", "text"),
-    ("patient_id", "text"),
-    ("purpose_of_use", "text"),
-    ("ip_address", "inet"),
-    ("user_agent", "text"),
-    ("key_version", "smallint"),
-    ("input", "bytea"),
-    ("result", "bytea"),
-    ("confidence", "real"),
-    ("cache_hit", "boolean"),
-    ("inference_time_ms", "real"),
-    ("latency_ms", "real"),
-)
-# A commit whose acknowledgement was lost is sent again: the same id is not written twice.
-_INSERT: Final[LiteralString] = (
-    "INSERT INTO ml_predictions ("  # noqa: S608 - names are constants above
-    + ", ".join(name for name, _ in _COLUMNS)
-    + ") SELECT * FROM unnest("
-    + ", ".join(("%b::" if kind == "bytea" else "%s::") + kind + "[]" for _, kind in _COLUMNS)
-    + ") ON CONFLICT DO NOTHING"
-)
-_CLAIM_KEYS: Final[LiteralString] = (
-    "INSERT INTO idempotency_keys (principal, key, request_mac, key_version, answer)"
-    " SELECT * FROM unnest(%s::text[], %s::uuid[], %b::bytea[], %s::smallint[], %b::bytea[])"
-    " ON CONFLICT DO NOTHING RETURNING principal, key"
-)
+_PAUSE_BETWEEN_PROBES_S: Final = 1.0
 
 
 class KeyTaken(Exception):
@@ -133,7 +97,9 @@ class Trail:
         if not self._reachable or self._closing:
             raise AuditUnavailable("The audit database cannot be reached.")
         entry = _Entry(
-            [self._row(record) for record in records], first_answer, asyncio.get_running_loop().create_future()
+            [prediction_row(record, self._envelope) for record in records],
+            first_answer,
+            asyncio.get_running_loop().create_future(),
         )
         self._waiting.append(entry)
         self._wake.set()
@@ -143,40 +109,13 @@ class Trail:
             entry.durable.cancel()
             raise
 
-    def _row(self, record: Record) -> tuple[Any, ...]:
-        caller, model, seal = record.caller, record.model, self._envelope.seal
-        return (
-            created_at(record.id),
-            record.id,
-            caller.request_id,
-            caller.route,
-            model.id,
-            model.name,
-            model.version,
-            model.digest,
-            caller.principal,
-            caller.roles,
-            caller.client_id,
-            record.patient_id,
-            caller.purpose_of_use,
-            caller.ip_address,
-            caller.user_agent,
-            self._envelope.version,
-            seal(record.input_json, sealed_column("input", record.id)),
-            seal(record.result_json, sealed_column("result", record.id)),
-            record.confidence,
-            record.cache_hit,
-            record.inference_time_ms,
-            record.latency_ms,
-        )
-
     async def _write(self) -> None:
         while True:
             if not self._waiting:
                 if self._closing:
                     return
                 self._wake.clear()
-                await self._wake_or_reconnect()
+                await self._idle()
                 continue
             await self._settle(self._take())
 
@@ -185,7 +124,7 @@ class Trail:
         if not batch:
             return
         try:
-            taken = await self._within_time(batch)
+            taken = await self._within_time(lambda: self._commit(batch))
         except (psycopg.DataError, psycopg.IntegrityError, UnicodeError):
             # Something in one row that the database refuses: it must not take the others with it.
             if len(batch) == 1:
@@ -202,14 +141,29 @@ class Trail:
             for entry in batch:
                 entry.finish(KeyTaken() if entry in taken else None)
 
-    async def _wake_or_reconnect(self) -> None:
-        if self._reachable:
-            await self._wake.wait()
+    async def _idle(self) -> None:
+        """Wait for work; meanwhile keep knowing whether the database is there, so that readiness tells the truth."""
+        if not self._reachable:
+            await asyncio.sleep(_PAUSE_BEFORE_RECONNECT_S)
+            with contextlib.suppress(psycopg.Error, OSError, TimeoutError):
+                await self._connect()
+                log.warning("audit trail: the database is back")
             return
-        await asyncio.sleep(_PAUSE_BEFORE_RECONNECT_S)
-        with contextlib.suppress(psycopg.Error, OSError, TimeoutError):
+        try:
+            async with asyncio.timeout(_PAUSE_BETWEEN_PROBES_S):
+                await self._wake.wait()
+        except TimeoutError:
+            try:
+                await self._within_time(self._probe)
+            except (psycopg.Error, OSError, TimeoutError) as error:
+                log.error("audit trail: the database is gone (%s)", type(error).__name__)
+                self._fail([])
+
+    async def _probe(self) -> None:
+        if self._connection is None or self._connection.closed:
             await self._connect()
-            log.warning("audit trail: the database is back")
+        assert self._connection is not None
+        await self._connection.execute("SELECT 1")
 
     def _take(self) -> list[_Entry]:
         """The entries of the next commit; callers that have gone are left out."""
@@ -229,21 +183,21 @@ class Trail:
             entry.finish(AuditUnavailable("The audit database did not commit in time."))
         self._waiting.clear()
 
-    async def _within_time(self, batch: Sequence[_Entry]) -> frozenset[_Entry]:
-        """Commit, once more on a fresh connection if the old one had broken. Returns who came too late for a key."""
+    async def _within_time(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Do it, once more on a fresh connection if the old one had broken. Raises TimeoutError when that is late."""
         deadline = asyncio.get_running_loop().time() + self._timeout_s
         for attempt in (1, 2):
-            work = asyncio.create_task(self._commit(batch))
-            done, _ = await asyncio.wait({work}, timeout=deadline - asyncio.get_running_loop().time())
+            task = asyncio.create_task(work())
+            done, _ = await asyncio.wait({task}, timeout=deadline - asyncio.get_running_loop().time())
             if not done:
                 # Not cancelled: psycopg would first ask the frozen server to cancel, and wait for it.
-                work.add_done_callback(lambda late: late.cancelled() or late.exception())  # nobody else looks at it
+                task.add_done_callback(lambda late: late.cancelled() or late.exception())  # nobody else looks at it
                 self._cut_connection()
-                await asyncio.wait({work}, timeout=1)
+                await asyncio.wait({task}, timeout=1)
                 await self._disconnect()
                 raise TimeoutError
             try:
-                return work.result()
+                return task.result()
             except psycopg.OperationalError:
                 await self._disconnect()
                 if attempt == 2:
@@ -251,16 +205,19 @@ class Trail:
         raise AssertionError("unreachable")
 
     async def _commit(self, batch: Sequence[_Entry]) -> frozenset[_Entry]:
+        """Write a batch. Returns who came too late for their Idempotency-Key."""
         if self._connection is None or self._connection.closed:
             await self._connect()
         connection = self._connection
         assert connection is not None
         answers = [entry.first_answer for entry in batch if entry.first_answer is not None]
         if not answers:
-            await connection.execute(_INSERT, _columns(batch), prepare=True)
+            await connection.execute(INSERT_PREDICTIONS, _columns(batch), prepare=True)
             return frozenset()
         async with connection.transaction():
-            cursor = await connection.execute(_CLAIM_KEYS, self._key_columns(answers))
+            cursor = await connection.execute(
+                CLAIM_KEYS, columns([key_row(answer, self._envelope) for answer in answers])
+            )
             claimed = {(str(row[0]), str(row[1])) for row in await cursor.fetchall()}
             writers, taken = [], []
             for entry in batch:
@@ -272,21 +229,8 @@ class Trail:
                 else:
                     taken.append(entry)
             if writers:
-                await connection.execute(_INSERT, _columns(writers), prepare=True)
+                await connection.execute(INSERT_PREDICTIONS, _columns(writers), prepare=True)
         return frozenset(taken)
-
-    def _key_columns(self, answers: Sequence[FirstAnswer]) -> list[list[Any]]:
-        rows = [
-            (
-                answer.principal,
-                answer.key,
-                answer.request_mac,
-                self._envelope.version,
-                self._envelope.seal(answer.answer, f"idempotency_keys|answer|{answer.principal}|{answer.key}"),
-            )
-            for answer in answers
-        ]
-        return [list(column) for column in zip(*rows, strict=True)]
 
     async def _connect(self) -> None:
         async with asyncio.timeout(self._timeout_s):
@@ -314,4 +258,4 @@ def _key(answer: FirstAnswer) -> tuple[str, str]:
 
 
 def _columns(entries: Sequence[_Entry]) -> list[list[Any]]:
-    return [list(column) for column in zip(*(row for entry in entries for row in entry.rows), strict=True)]
+    return columns([row for entry in entries for row in entry.rows])

@@ -10,6 +10,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from sqlalchemy import Engine, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from audit.envelope import Envelope, KeyedDigest
@@ -17,6 +18,7 @@ from audit.history import FirstAnswers, History, Scope
 from audit.record import Caller, FirstAnswer, ModelIdentity, Record, created_at, new_prediction_id
 from audit.trail import KeyTaken, Trail
 from database.engine import libpq_url
+from database.maintenance import Maintenance
 from embedded.postgres import EmbeddedPostgres
 from errors import AuditUnavailable, InvalidInput, NotFound
 from tests.conftest import eventually
@@ -174,6 +176,31 @@ async def test_a_frozen_database_gives_503_in_time_and_comes_back_by_itself(
     await eventually(lambda: trail.reachable)
     await trail.record([record()])
     assert count(database_url) >= 2
+
+
+async def test_that_the_database_is_gone_is_noticed_without_any_request(
+    trail: Trail, freeze: Callable[[signal.Signals], None]
+) -> None:
+    freeze(signal.SIGSTOP)
+    await eventually(lambda: not trail.reachable)
+    freeze(signal.SIGCONT)
+    await eventually(lambda: trail.reachable)
+
+
+async def test_maintenance_forgets_old_keys_only(
+    trail: Trail, async_engine: AsyncEngine, engine: Engine, database_url: str
+) -> None:
+    old, new = uuid.uuid4(), uuid.uuid4()
+    for key in (old, new):
+        await trail.record([record()], first_answer(key, b"answer"))
+    with engine.begin() as connection:
+        statement = text("UPDATE idempotency_keys SET created_at = now() - interval '25 hours' WHERE key = :key")
+        connection.execute(statement, {"key": old})
+    await Maintenance(async_engine).once()
+    answers = FirstAnswers(async_engine, ENVELOPE, KeyedDigest(bytes(32)))
+    assert await answers.find("dr", old) is None
+    assert await answers.find("dr", new) is not None
+    assert count(database_url) == 2
 
 
 def first_answer(key: uuid.UUID, answer: bytes) -> FirstAnswer:

@@ -1,0 +1,49 @@
+"""What a growing database needs from time to time: next months' partitions, and an end to old idempotency keys."""
+
+import asyncio
+import logging
+from typing import Final
+
+from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+log = logging.getLogger(__name__)
+
+IDEMPOTENCY_HOURS: Final = 24
+_MONTHS_AHEAD: Final = 3
+
+
+class Maintenance:
+    """Runs at start and every hour after. Fails open: rows without a partition of their own go to the default one."""
+
+    def __init__(self, engine: AsyncEngine, *, every_s: float = 3600.0) -> None:
+        self._engine = engine
+        self._every_s = every_s
+        self._task: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        self._task = asyncio.create_task(self._run(), name="maintenance")
+
+    async def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                await self.once()
+            except (SQLAlchemyError, OSError) as error:
+                log.warning("maintenance: not done (%s), tried again later", type(error).__name__)
+            await asyncio.sleep(self._every_s)
+
+    async def once(self) -> None:
+        """Make partitions for the next months, forget first answers that nobody will ask for again."""
+        async with self._engine.begin() as connection:
+            await connection.execute(text("SET LOCAL lock_timeout = '5s'"))
+            await connection.execute(text("SELECT ensure_partitions(:months)"), {"months": _MONTHS_AHEAD})
+            await connection.execute(
+                text("DELETE FROM idempotency_keys WHERE created_at < now() - make_interval(hours => :hours)"),
+                {"hours": IDEMPOTENCY_HOURS},
+            )
