@@ -49,9 +49,10 @@ class Server:
         engine.dispose()
 
     def start(self) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", self.port))
-            self.port = probe.getsockname()[1]
+        if not self.port:
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", 0))
+                self.port = probe.getsockname()[1]
         environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("REDIS_", "COGNITO_"))},
             "DATABASE_URL": self.database_url,

@@ -64,7 +64,7 @@ def test_what_cannot_be_done_is_said_in_one_line(database_url: str, arguments: t
 def test_training_on_an_empty_table_says_what_is_missing(database_url: str) -> None:
     done = followup("train", "deterioration", DATABASE_URL=database_url)
     assert "50" in done.stderr
-    assert "14 days" in done.stderr
+    assert "14 measured days" in done.stderr
 
 
 def test_a_database_that_is_no_postgresql_or_not_there_is_refused_without_its_password() -> None:
