@@ -13,7 +13,8 @@ from itertools import pairwise
 from typing import Any, Final, Literal, Protocol, Self, get_args
 
 import numpy as np
-import numpy.typing as npt
+
+from clinical.labelling import Floats, Ints, LabelScheme, likeliest_labels, softmax
 
 EntityType = Literal[
     "SYMPTOM", "CONDITION", "MEDICATION", "TEST", "PROCEDURE", "ANATOMY", "SEVERITY", "DURATION", "DOSAGE"
@@ -23,13 +24,11 @@ Assertion = Literal["present", "negated", "possible", "hypothetical", "historica
 ENTITY_TYPES: Final[tuple[str, ...]] = get_args(EntityType)
 LABELS: Final[tuple[str, ...]] = ("O", *(f"{prefix}-{kind}" for kind in ENTITY_TYPES for prefix in "BI"))
 
-Floats = npt.NDArray[np.float32]
-Ints = npt.NDArray[np.int64]
-
 # Signs that hold one word together although the tokenizer cuts there: can't, 8/10, 2.5, 1,000.
 _JOINT = re.compile(r"(?<=[^\W_])['’](?=[^\W_])|(?<=\d)[.,/](?=\d)")
 _BLANK_LINE = re.compile(r"\n[^\S\n]*\n")
 _SMALLEST: Final = 1e-6
+LEAST_SCORE: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -105,27 +104,6 @@ class Pieces:
 
 
 @dataclass(frozen=True, slots=True)
-class LabelScheme:
-    """Which column of a model's output begins, continues or lies outside a type. Takes any BIO label list."""
-
-    types: tuple[str, ...]
-    outside: int
-    begins: tuple[int, ...]
-    insides: tuple[int, ...]
-
-    @classmethod
-    def of(cls, labels: Sequence[str]) -> Self:
-        """Raises ValueError when a type lacks its B- or its I- label, or when there is no O."""
-        types = tuple(dict.fromkeys(label[2:] for label in labels if label != "O"))
-        try:
-            begins = tuple(labels.index(f"B-{kind}") for kind in types)
-            insides = tuple(labels.index(f"I-{kind}") for kind in types)
-            return cls(types, labels.index("O"), begins, insides)
-        except ValueError as error:
-            raise ValueError("the labels are not a full BIO scheme") from error
-
-
-@dataclass(frozen=True, slots=True)
 class Calibration:
     """Platt scaling of an entity's raw log-odds: sigmoid(odds / temperature + bias), fitted on a part of its own."""
 
@@ -137,12 +115,6 @@ class Calibration:
         clipped = np.clip(raw.astype(np.float64), _SMALLEST, 1 - _SMALLEST)
         odds = np.log(clipped) - np.log1p(-clipped)
         return (1 / (1 + np.exp(-(odds / self.temperature + self.bias)))).astype(np.float32)
-
-
-def softmax(logits: Floats) -> Floats:
-    """Over the last axis; float32[..., labels] to the same shape."""
-    shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return np.asarray(shifted / shifted.sum(axis=-1, keepdims=True), dtype=np.float32)
 
 
 def windows(count: int, size: int, overlap: int) -> list[Span]:
@@ -171,41 +143,51 @@ def decode(
 ) -> list[ScoredSpan]:
     """The mentions in `text`, in order, never overlapping; `logits` is float32[pieces, labels].
 
-    A word's probabilities are the mean of its pieces'. A word belongs to the type whose B- and I- weigh most
-    together, so no sequence can be illegal: a run of one type is cut where B- outweighs I-, or at a blank line.
+    A word's probabilities are the mean of its pieces'. The likeliest legal row of labels wins, and no mention goes on
+    over a blank line. A mention's raw score is the probability that it begins, goes on and ends just so; what is
+    calibrated to less than LEAST_SCORE is left out.
     """
     if not len(pieces):
         return []
     sizes = np.diff(pieces.word_first, append=len(pieces))
-    words = np.add.reduceat(softmax(logits), pieces.word_first, axis=0) / sizes[:, None]
-    begins, insides = words[:, list(scheme.begins)], words[:, list(scheme.insides)]
-    by_type = begins + insides
-    best = by_type.argmax(axis=1)
-    rows = np.arange(len(words))
-    weight = by_type[rows, best]
-    inside = weight > words[:, scheme.outside]
-    kind = np.where(inside, best, -1)
-    opens = inside & ((np.diff(kind, prepend=-1) != 0) | (begins[rows, best] > insides[rows, best]))
-    for match in _BLANK_LINE.finditer(text):
-        after = np.searchsorted(pieces.starts[pieces.word_first], match.start())
-        if after < len(opens):
-            opens[after] = inside[after]
+    total = np.add.reduceat(softmax(logits), pieces.word_first, axis=0)
+    words = np.asarray(total / sizes[:, None], dtype=np.float32)
+    for row in _paragraph_starts(text, pieces):
+        for begin, inside in zip(scheme.begins, scheme.insides, strict=True):
+            words[row, begin] += words[row, inside]  # what cannot go on begins
+            words[row, inside] = 0
+    kind, opens = likeliest_labels(words, scheme)
     firsts = np.flatnonzero(opens)
     if not len(firsts):
         return []
-    closes = np.flatnonzero(np.append(opens[1:] | ~inside[1:], True) & inside)
-    raw = np.exp(
-        np.add.reduceat(np.append(np.log(weight + _SMALLEST), 0), np.stack([firsts, closes + 1], 1).ravel())[::2]
-    )
-    scores = calibration(raw.astype(np.float32))
-    starts = pieces.starts[pieces.word_first[firsts]]
-    ends = pieces.ends[np.append(pieces.word_first, len(pieces))[closes + 1] - 1]
+    stops = np.flatnonzero(np.append(opens[1:] | (kind[1:] < 0), True) & (kind >= 0)) + 1
+    scores = calibration(_raw_scores(words, scheme, kind, firsts, stops)).tolist()
+    starts = pieces.starts[pieces.word_first[firsts]].tolist()
+    ends = pieces.ends[np.append(pieces.word_first, len(pieces))[stops] - 1].tolist()
     found = []
-    for position, first in enumerate(firsts.tolist()):
-        span = trim(text, int(starts[position]), int(ends[position]))
+    for first, start, end, score in zip(kind[firsts].tolist(), starts, ends, scores, strict=True):
+        span = trim(text, start, end) if score >= LEAST_SCORE else None
         if span is not None:
-            found.append(ScoredSpan(scheme.types[kind[first]], span.start, span.end, float(scores[position])))
+            found.append(ScoredSpan(scheme.types[first], span.start, span.end, score))
     return found
+
+
+def _paragraph_starts(text: str, pieces: Pieces) -> list[int]:
+    """The first word of the text and of all that follows a blank line."""
+    begun = [int(np.searchsorted(pieces.starts[pieces.word_first], m.start())) for m in _BLANK_LINE.finditer(text)]
+    return [0, *(row for row in begun if 0 < row < len(pieces.word_first))]
+
+
+def _raw_scores(words: Floats, scheme: LabelScheme, kind: Ints, firsts: Ints, stops: Ints) -> Floats:
+    """float32[mentions]: begins here, goes on to here, and does not go on after."""
+    rows = np.arange(len(words))
+    insides = words[:, list(scheme.insides)]
+    chosen = insides[rows, kind]
+    chosen[firsts] = words[:, list(scheme.begins)][firsts, kind[firsts]]
+    logs = np.append(np.log(chosen + _SMALLEST), 0.0)
+    inside = np.exp(np.add.reduceat(logs, np.stack([firsts, stops], axis=1).ravel())[::2])
+    after = np.vstack([insides, np.zeros(insides.shape[1])])[stops, kind[firsts]]
+    return np.asarray(inside * (1 - after), dtype=np.float32)
 
 
 def trim(text: str, start: int, end: int) -> Span | None:

@@ -16,18 +16,8 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from clinical.assertion import classify
-from clinical.entities import (
-    ENTITY_TYPES,
-    Calibration,
-    Entity,
-    Floats,
-    LabelScheme,
-    Pieces,
-    Span,
-    decode,
-    join_windows,
-    windows,
-)
+from clinical.entities import ENTITY_TYPES, Calibration, Entity, Pieces, Span, decode, join_windows, windows
+from clinical.labelling import Floats, LabelScheme
 from errors import FieldFault, InvalidInput, SetupError
 from runners.onnx_session import open_session
 from runners.runner import Prediction

@@ -15,7 +15,8 @@ from typing import Final
 
 import numpy as np
 
-from clinical.entities import ENTITY_TYPES, LABELS, Ints, Pieces
+from clinical.entities import ENTITY_TYPES, LABELS, Pieces
+from clinical.labelling import Ints
 from errors import SetupError
 
 CORPUS: Final = Path(__file__).parent / "corpus"

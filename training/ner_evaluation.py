@@ -11,7 +11,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from clinical.entities import ENTITY_TYPES, Calibration, Floats, ScoredSpan
+from clinical.entities import ENTITY_TYPES, Calibration, ScoredSpan
+from clinical.labelling import Floats
 from training.corpus import MarkedLine, Mention
 
 _BINS: Final = 10

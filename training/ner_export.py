@@ -18,7 +18,8 @@ import torch
 from tokenizers import Tokenizer
 from torch.jit._trace import TracerWarning
 
-from clinical.entities import Calibration, Floats, LabelScheme, Pieces, ScoredSpan, decode, join_windows, windows
+from clinical.entities import Calibration, Pieces, ScoredSpan, decode, join_windows, windows
+from clinical.labelling import Floats, LabelScheme
 from errors import SetupError
 
 OPSET: Final = 17

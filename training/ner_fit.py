@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 
-from clinical.entities import LABELS, Ints, Pieces
+from clinical.entities import LABELS, Pieces
+from clinical.labelling import Ints
 from training.augmentation import Noise, Segment, disturb, from_segments, join, mentions_by_type, segments
 from training.corpus import MarkedLine, piece_labels
 from training.progress import Progress

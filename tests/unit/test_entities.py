@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clinical.entities import (
@@ -12,16 +12,14 @@ from clinical.entities import (
     LABELS,
     Calibration,
     Entity,
-    Floats,
-    LabelScheme,
     Pieces,
     Span,
     decode,
     join_windows,
-    softmax,
     trim,
     windows,
 )
+from clinical.labelling import Floats, LabelScheme, likeliest_labels, softmax
 
 SCHEME = LabelScheme.of(LABELS)
 
@@ -92,8 +90,53 @@ def test_a_continuation_without_a_beginning_begins_a_mention() -> None:
     assert found("dry cough", ["I-SYMPTOM", "I-SYMPTOM"]) == [("SYMPTOM", "dry cough")]
 
 
-def test_a_change_of_type_begins_a_new_mention() -> None:
-    assert found("severe pain", ["B-SEVERITY", "I-SYMPTOM"]) == [("SEVERITY", "severe"), ("SYMPTOM", "pain")]
+def test_a_continuation_of_another_type_begins_a_new_mention() -> None:
+    text = "severe pain"
+    logits = logits_for(["B-SEVERITY", "I-SYMPTOM"], strength=5.0)
+    logits[1, LABELS.index("B-SYMPTOM")] = 4.0
+    spans = decode(text, Pieces.of(text, words(text)), logits, SCHEME, Calibration())
+    assert [(span.type, text[span.start : span.end]) for span in spans] == [("SEVERITY", "severe"), ("SYMPTOM", "pain")]
+
+
+def test_the_likeliest_row_wins_over_the_likeliest_words() -> None:
+    text = "has dry cough"
+    logits = logits_for(["O", "O", "I-SYMPTOM"], strength=3.0)
+    logits[1, LABELS.index("B-SYMPTOM")] = 2.8
+    spans = decode(text, Pieces.of(text, words(text)), logits, SCHEME, Calibration())
+    assert [text[span.start : span.end] for span in spans] == ["dry cough"]
+
+
+def test_what_is_hardly_likely_is_left_out() -> None:
+    text = "the walls"
+    logits = logits_for(["O", "B-SYMPTOM"])
+    logits[1] = np.arange(len(LABELS)) * 0.01
+    assert decode(text, Pieces.of(text, words(text)), logits, SCHEME, Calibration()) == []
+
+
+@settings(deadline=None)
+@given(count=st.integers(1, 6), seed=st.integers(0, 2**32 - 1))
+def test_the_row_of_labels_is_the_best_of_all_legal_rows(count: int, seed: int) -> None:
+    labels = ["O", "B-a", "I-a", "B-b", "I-b"]
+    draws = np.random.default_rng(seed).dirichlet(np.full(5, 0.7), size=count).astype(np.float32)
+    kind, opens = likeliest_labels(draws, LabelScheme.of(labels))
+    chosen = [0 if k < 0 else 1 + 2 * int(k) + (not o) for k, o in zip(kind, opens, strict=True)]
+    logs = np.log(np.maximum(draws, 1e-6))
+    best = max(_legal_rows(count), key=lambda row: sum(logs[at, label] for at, label in enumerate(row)))
+    assert sum(logs[at, label] for at, label in enumerate(chosen)) == pytest.approx(
+        sum(logs[at, label] for at, label in enumerate(best)), abs=0.05
+    )
+
+
+def _legal_rows(count: int) -> list[list[int]]:
+    rows: list[list[int]] = [[]]
+    for _ in range(count):
+        rows = [
+            [*row, label]
+            for row in rows
+            for label in range(5)
+            if label not in {2, 4} or (row and row[-1] in {label - 1, label})
+        ]
+    return rows
 
 
 def test_two_mentions_of_one_type_side_by_side_stay_two() -> None:
@@ -122,13 +165,14 @@ def test_a_word_keeps_its_combining_marks() -> None:
     assert text[span.start : span.end] == "fie\u0301vre\u0301"
 
 
-def test_a_score_is_the_product_of_its_words_probabilities() -> None:
-    text = "chest pain"
-    logits = logits_for(["B-SYMPTOM", "I-SYMPTOM"], strength=3.0)
+def test_a_score_is_the_probability_of_just_this_mention() -> None:
+    text = "my chest pain now"
+    logits = logits_for(["O", "B-SYMPTOM", "I-SYMPTOM", "O"], strength=4.0)
     (span,) = decode(text, Pieces.of(text, words(text)), logits, SCHEME, Calibration())
     probabilities = softmax(logits)
-    both = [LABELS.index("B-SYMPTOM"), LABELS.index("I-SYMPTOM")]
-    assert span.score == pytest.approx(float(probabilities[:, both].sum(axis=1).prod()), abs=1e-4)
+    begins, goes_on = LABELS.index("B-SYMPTOM"), LABELS.index("I-SYMPTOM")
+    expected = probabilities[1, begins] * probabilities[2, goes_on] * (1 - probabilities[3, goes_on])
+    assert span.score == pytest.approx(float(expected), abs=1e-4)
 
 
 def test_calibration_keeps_the_order_of_scores() -> None:
