@@ -14,6 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Final
 
+import psutil
 from rich.console import Console
 
 from access.dev_issuer import demo_subject
@@ -128,7 +129,9 @@ def _end(server: subprocess.Popen[bytes] | None) -> None:
     try:
         server.wait(_LONGEST_STOP_S)
     except subprocess.TimeoutExpired:
-        os.killpg(server.pid, signal.SIGKILL)
+        parent = psutil.Process(server.pid)
+        for process in (*parent.children(recursive=True), parent):
+            process.kill()
         server.wait()
 
 

@@ -1,7 +1,6 @@
 """A real server of its own for tests: `bentoml serve` in a process, on a free port of 127.0.0.1."""
 
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
+import psutil
 
 from access.dev_issuer import CLIENT_ID, ISSUER, DevIssuer
 from audit.envelope import new_root_key
@@ -89,8 +89,13 @@ class Server:
     def kill(self) -> None:
         """kill -9 of everything it consists of."""
         assert self.process is not None
-        os.killpg(self.process.pid, signal.SIGKILL)
+        parent = psutil.Process(self.process.pid)
+        family = [parent, *parent.children(recursive=True)]  # workers have sessions of their own
+        assert len(family) > 1
+        for member in reversed(family):
+            member.kill()
         self.process.wait()
+        psutil.wait_procs(family, timeout=10)
 
     def stop(self) -> None:
         if self.process is None or self.process.poll() is not None:
