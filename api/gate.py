@@ -5,41 +5,36 @@ small, plain JSON and of the route's form. Whatever goes wrong, here or further 
 """
 
 import asyncio
-import logging
 from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any, Final
-from urllib.parse import parse_qsl
 from uuid import UUID, uuid4
 
-import orjson
-from pydantic import ValidationError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from access.policy import require
-from access.principal import Principal, Role
-from api.problems import MEDIA_TYPE, as_followup_error, faults_of, problem_response
-from api.routing import Admitted, Route, RouteTable
+from access.principal import Principal
+from api.admission import (
+    as_uuid,
+    caller_of,
+    headers_of,
+    idempotency_of,
+    parse_body,
+    query_of,
+    read_body,
+)
+from api.problems import MEDIA_TYPE, as_followup_error, problem_response
+from api.routing import Admitted, RouteTable
 from api.system import System
-from audit.record import Caller
 from errors import (
-    BodyTooLarge,
     FollowupError,
     InternalFault,
     InvalidInput,
-    MalformedJson,
     NotFound,
-    NotJson,
     Unauthenticated,
     Unavailable,
 )
-from inference.pipeline import Idempotency
 
-log = logging.getLogger(__name__)
-
-LARGEST_BODY_BYTES: Final = 64 * 1024
 PROBES: Final = frozenset({"/livez", "/readyz"})
-_SLOWEST_BODY_S: Final = 10.0
-_LONGEST_USER_AGENT: Final = 256
 _WATCH_FOR_DISCONNECT_AFTER_S: Final = 0.25
 
 
@@ -61,8 +56,8 @@ class Gate:
             await self._http(scope, receive, send)
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = _headers(scope)
-        request_id = _uuid(headers.get("x-request-id")) or uuid4()
+        headers = headers_of(scope)
+        request_id = as_uuid(headers.get("x-request-id")) or uuid4()
         outbound = _Outbound(send, request_id)
         if scope["path"] in PROBES:
             await self._app(scope, receive, outbound)
@@ -75,14 +70,14 @@ class Gate:
             template = route.path
             if principal is not None:
                 require(principal, route.action)
-            raw = await _read_body(headers, receive) if route.body is not None else b""
+            raw = await read_body(headers, receive) if route.body is not None else b""
             admitted = Admitted(
                 principal=principal or _NOBODY,
-                caller=_caller(scope, headers, request_id, route, principal or _NOBODY),
-                body=_parse(route, raw) if route.body is not None else None,
-                idempotency=_idempotency(headers, raw) if route.body is not None else None,
+                caller=caller_of(scope, headers, request_id, route, principal or _NOBODY),
+                body=parse_body(route, raw) if route.body is not None else None,
+                idempotency=idempotency_of(headers, raw) if route.body is not None else None,
                 path_parameters=path_parameters,
-                query=_query(route, scope),
+                query=query_of(route, scope),
             )
             scope.setdefault("state", {})["admitted"] = admitted
             if route.bento:
@@ -212,97 +207,6 @@ async def _authenticate(system: System, headers: Mapping[str, str]) -> Principal
     if scheme.lower() != "bearer" or not token:
         raise Unauthenticated("Send a token: Authorization: Bearer …")
     return await system.verifier.verify(token.strip())
-
-
-async def _read_body(headers: Mapping[str, str], receive: Receive) -> bytes:
-    media_type = headers.get("content-type", "").split(";")[0].strip().lower()
-    if media_type != "application/json":
-        raise NotJson("Send Content-Type: application/json.")
-    if headers.get("content-encoding", "identity").lower() != "identity":
-        raise NotJson("Compressed bodies are not taken.")
-    declared = headers.get("content-length", "0")
-    if declared.isdigit() and int(declared) > LARGEST_BODY_BYTES:
-        raise BodyTooLarge(f"At most {LARGEST_BODY_BYTES} bytes are taken.")
-    body = bytearray()
-    try:
-        async with asyncio.timeout(_SLOWEST_BODY_S):
-            while True:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise MalformedJson("The body ended early.")
-                body += message.get("body", b"")
-                if len(body) > LARGEST_BODY_BYTES:
-                    raise BodyTooLarge(f"At most {LARGEST_BODY_BYTES} bytes are taken.")
-                if not message.get("more_body", False):
-                    return bytes(body)
-    except TimeoutError as error:
-        raise MalformedJson("The body did not come in time.") from error
-
-
-def _caller(scope: Scope, headers: Mapping[str, str], request_id: UUID, route: Route, principal: Principal) -> Caller:
-    client = scope.get("client")
-    return Caller(
-        principal=principal.subject,
-        roles=principal.role_names,
-        client_id=principal.client_id,
-        purpose_of_use="PATRQT" if principal.has(Role.PATIENT) else "CAREMGT",
-        request_id=request_id,
-        route=route.path,
-        ip_address=client[0] if client else None,
-        user_agent=_printable(headers.get("user-agent")),
-    )
-
-
-def _parse(route: Route, raw: bytes) -> Any:
-    assert route.body is not None
-    try:
-        document = orjson.loads(raw)
-    except orjson.JSONDecodeError as error:
-        raise MalformedJson("The body is not JSON (RFC 8259) in UTF-8.") from error
-    try:
-        return route.body.model_validate(document)
-    except ValidationError as error:
-        raise InvalidInput("The body does not have the form of this call.", faults_of(error)) from None
-
-
-def _idempotency(headers: Mapping[str, str], raw: bytes) -> Idempotency | None:
-    value = headers.get("idempotency-key")
-    if value is None:
-        return None
-    key = _uuid(value)
-    if key is None:
-        raise InvalidInput("The header Idempotency-Key must be a UUID.")
-    return Idempotency(key=key, body=raw)
-
-
-def _query(route: Route, scope: Scope) -> Mapping[str, str]:
-    known = {parameter.name for parameter in route.query}
-    try:
-        given = dict(
-            parse_qsl(scope.get("query_string", b"").decode("ascii"), keep_blank_values=True, max_num_fields=20)
-        )
-    except (UnicodeDecodeError, ValueError) as error:
-        raise InvalidInput("The query string cannot be read.") from error
-    if not known.issuperset(given):
-        raise InvalidInput("The query string has a parameter that is not known here.")
-    return given
-
-
-def _headers(scope: Scope) -> dict[str, str]:
-    return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
-
-
-def _uuid(value: str | None) -> UUID | None:
-    if value is None or len(value) != 36:
-        return None
-    try:
-        return UUID(value)
-    except ValueError:
-        return None
-
-
-def _printable(value: str | None) -> str | None:
-    return None if value is None else "".join(c for c in value[:_LONGEST_USER_AGENT] if c.isprintable())
 
 
 def _error_for(status: int) -> FollowupError:

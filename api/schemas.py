@@ -8,32 +8,16 @@ import bentoml
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 from starlette.requests import Request
 
-from clinical.vitals import FEATURES, WINDOW_DAYS
+from clinical.vitals import DAY_SCHEMA, WINDOW_DAYS
 
 PatientId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:\-]{1,128}$", description="A Cognito sub.")]
 ModelName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$", examples=["clinical_ner"])]
 
-_DAY_SCHEMA: dict[str, Any] = {
-    "type": ["object", "null"],
-    "additionalProperties": False,
-    "properties": {
-        "date": {"type": "string", "format": "date"},
-        **{
-            feature.name: {
-                "type": ["number", "null"],
-                "minimum": feature.minimum,
-                "maximum": feature.maximum,
-                "description": feature.unit,
-            }
-            for feature in FEATURES
-        },
-    },
-}
 # The model's own parser checks the days, so that the generic route and this one cannot differ.
 Measurements = Annotated[
     list[Any],
     Field(description="Seven days, oldest first; a day or a value that was not measured is null."),
-    WithJsonSchema({"type": "array", "minItems": WINDOW_DAYS, "maxItems": WINDOW_DAYS, "items": _DAY_SCHEMA}),
+    WithJsonSchema({"type": "array", "minItems": WINDOW_DAYS, "maxItems": WINDOW_DAYS, "items": DAY_SCHEMA}),
 ]
 
 

@@ -7,7 +7,7 @@ that was not measured is NaN, and the model's own graph decides what that means.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +36,24 @@ FEATURES: Final = (
 )
 FEATURE_NAMES: Final = tuple(feature.name for feature in FEATURES)
 PREPROCESSING_VERSION: Final = "vitals-1"
+
+# JSON Schema (2020-12) of one day as callers send it.
+DAY_SCHEMA: Final[dict[str, Any]] = {
+    "type": ["object", "null"],
+    "additionalProperties": False,
+    "properties": {
+        "date": {"type": ["string", "null"], "format": "date"},
+        **{
+            feature.name: {
+                "type": ["number", "null"],
+                "minimum": feature.minimum,
+                "maximum": feature.maximum,
+                "description": feature.unit,
+            }
+            for feature in FEATURES
+        },
+    },
+}
 
 Day = Mapping[str, float | None]
 

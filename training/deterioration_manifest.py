@@ -8,7 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
-from clinical.vitals import FEATURE_NAMES, FEATURES, HORIZON_DAYS, PREPROCESSING_VERSION, WINDOW_DAYS
+from clinical.vitals import DAY_SCHEMA, FEATURE_NAMES, HORIZON_DAYS, PREPROCESSING_VERSION, WINDOW_DAYS
 from clinical.wellness import BANDS
 from registry import store
 from registry.store import Manifest, Stage
@@ -91,21 +91,7 @@ def make_manifest(stage: Stage, bands: dict[str, float], metrics: dict[str, Any]
 
 def input_schema() -> dict[str, Any]:
     """JSON Schema of `input_data`: seven days, oldest first; a day or a value may be null."""
-    readings: dict[str, Any] = {
-        feature.name: {
-            "type": ["number", "null"],
-            "minimum": feature.minimum,
-            "maximum": feature.maximum,
-            "description": feature.unit,
-        }
-        for feature in FEATURES
-    }
-    day = {
-        "type": ["object", "null"],
-        "properties": {"date": {"type": ["string", "null"], "format": "date"}, **readings},
-        "additionalProperties": False,
-    }
-    days = {"type": "array", "minItems": WINDOW_DAYS, "maxItems": WINDOW_DAYS, "items": day}
+    days = {"type": "array", "minItems": WINDOW_DAYS, "maxItems": WINDOW_DAYS, "items": DAY_SCHEMA}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "type": "object",

@@ -1,0 +1,123 @@
+"""Reading a request: from what came over the wire to typed values, or to the error that it deserves.
+
+Everything here looks at something a stranger sent; nothing of it appears in an error.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any, Final
+from urllib.parse import parse_qsl
+from uuid import UUID
+
+import orjson
+from pydantic import ValidationError
+from starlette.types import Receive, Scope
+
+from access.principal import Principal, Role
+from api.problems import faults_of
+from api.routing import Route
+from audit.record import Caller
+from errors import BodyTooLarge, InvalidInput, MalformedJson, NotJson
+from inference.pipeline import Idempotency
+
+LARGEST_BODY_BYTES: Final = 64 * 1024
+_SLOWEST_BODY_S: Final = 10.0
+_LONGEST_USER_AGENT: Final = 256
+
+
+async def read_body(headers: Mapping[str, str], receive: Receive) -> bytes:
+    """The whole body. Raises NotJson, BodyTooLarge, or MalformedJson when it ends early or comes too slowly."""
+    media_type = headers.get("content-type", "").split(";")[0].strip().lower()
+    if media_type != "application/json":
+        raise NotJson("Send Content-Type: application/json.")
+    if headers.get("content-encoding", "identity").lower() != "identity":
+        raise NotJson("Compressed bodies are not taken.")
+    declared = headers.get("content-length", "0")
+    if declared.isdigit() and int(declared) > LARGEST_BODY_BYTES:
+        raise BodyTooLarge(f"At most {LARGEST_BODY_BYTES} bytes are taken.")
+    body = bytearray()
+    try:
+        async with asyncio.timeout(_SLOWEST_BODY_S):
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise MalformedJson("The body ended early.")
+                body += message.get("body", b"")
+                if len(body) > LARGEST_BODY_BYTES:
+                    raise BodyTooLarge(f"At most {LARGEST_BODY_BYTES} bytes are taken.")
+                if not message.get("more_body", False):
+                    return bytes(body)
+    except TimeoutError as error:
+        raise MalformedJson("The body did not come in time.") from error
+
+
+def caller_of(scope: Scope, headers: Mapping[str, str], request_id: UUID, route: Route, principal: Principal) -> Caller:
+    """Who asks from where, as the audit trail keeps it."""
+    client = scope.get("client")
+    return Caller(
+        principal=principal.subject,
+        roles=principal.role_names,
+        client_id=principal.client_id,
+        purpose_of_use="PATRQT" if principal.has(Role.PATIENT) else "CAREMGT",
+        request_id=request_id,
+        route=route.path,
+        ip_address=client[0] if client else None,
+        user_agent=_printable(headers.get("user-agent")),
+    )
+
+
+def parse_body(route: Route, raw: bytes) -> Any:
+    """The typed body of a route. Raises MalformedJson or InvalidInput."""
+    assert route.body is not None
+    try:
+        document = orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        raise MalformedJson("The body is not JSON (RFC 8259) in UTF-8.") from error
+    try:
+        return route.body.model_validate(document)
+    except ValidationError as error:
+        raise InvalidInput("The body does not have the form of this call.", faults_of(error)) from None
+
+
+def idempotency_of(headers: Mapping[str, str], raw: bytes) -> Idempotency | None:
+    """The caller's Idempotency-Key, if there is one. Raises InvalidInput when it is not a UUID."""
+    value = headers.get("idempotency-key")
+    if value is None:
+        return None
+    key = as_uuid(value)
+    if key is None:
+        raise InvalidInput("The header Idempotency-Key must be a UUID.")
+    return Idempotency(key=key, body=raw)
+
+
+def query_of(route: Route, scope: Scope) -> Mapping[str, str]:
+    """The query's parameters. Raises InvalidInput for one that the route does not declare."""
+    known = {parameter.name for parameter in route.query}
+    try:
+        given = dict(
+            parse_qsl(scope.get("query_string", b"").decode("ascii"), keep_blank_values=True, max_num_fields=20)
+        )
+    except (UnicodeDecodeError, ValueError) as error:
+        raise InvalidInput("The query string cannot be read.") from error
+    if not known.issuperset(given):
+        raise InvalidInput("The query string has a parameter that is not known here.")
+    return given
+
+
+def headers_of(scope: Scope) -> dict[str, str]:
+    """Headers by lower-case name; of repeated ones the last."""
+    return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+
+
+def as_uuid(value: str | None) -> UUID | None:
+    """A UUID in its usual 36 characters, or None."""
+    if value is None or len(value) != 36:
+        return None
+    try:
+        return UUID(value)
+    except ValueError:
+        return None
+
+
+def _printable(value: str | None) -> str | None:
+    return None if value is None else "".join(c for c in value[:_LONGEST_USER_AGENT] if c.isprintable())
