@@ -29,6 +29,8 @@ class LabelScheme:
     def of(cls, labels: Sequence[str]) -> Self:
         """Raises ValueError when a type lacks its B- or its I- label, or when there is no O."""
         types = tuple(dict.fromkeys(label[2:] for label in labels if label != "O"))
+        if not types:
+            raise ValueError("the labels name no type")
         try:
             begins = tuple(labels.index(f"B-{kind}") for kind in types)
             insides = tuple(labels.index(f"I-{kind}") for kind in types)

@@ -25,9 +25,10 @@ from registry.store import Manifest, StoredModel
 from training import corpus, encoder, ner_manifest
 from training.corpus import Corpus, MarkedLine
 from training.ner_evaluation import fit_calibration, report, scores_and_hits
-from training.ner_export import Tagger, export, quantise
+from training.ner_export import Tagger, export
 from training.ner_fit import FitConfig, fit
 from training.progress import Progress, progress_bar, silent
+from training.row_quantisation import quantise
 
 MODEL_FILE: Final = "model.onnx"
 TOKENIZER_FILE: Final = "tokenizer.json"

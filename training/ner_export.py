@@ -1,10 +1,9 @@
-"""From the fine-tuned encoder to ONNX files: fp32, and int8 where that costs next to no accuracy.
+"""From the fine-tuned encoder to ONNX files: and one text at a time back through it.
 
 The graph takes int64[batch, pieces] `input_ids` and `attention_mask`, both free, and gives float32[batch, pieces,
 labels] `logits`. Whether int8 is good enough is decided by who calls, on lines the model has not seen.
 """
 
-import logging
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -86,19 +85,6 @@ def _check(graph: _Graph, path: Path) -> None:
         kept = mask.numpy().astype(bool)
         if np.abs(wanted - found)[kept].max() > TOLERANCE:
             raise SetupError("The ONNX graph does not give what the trained model gives. Nothing is saved.")
-
-
-def quantise(source: Path, target: Path) -> None:
-    """Weights to int8, one scale a column; activations are scaled as they come (dynamic quantisation)."""
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    root = logging.getLogger()
-    level = root.level
-    root.setLevel(logging.ERROR)  # it advises a pre-processing that changes nothing here
-    try:
-        quantize_dynamic(source, target, weight_type=QuantType.QInt8, per_channel=True, reduce_range=False)
-    finally:
-        root.setLevel(level)
 
 
 def open_session(path: Path, *, threads: int = 1) -> ort.InferenceSession:
