@@ -141,6 +141,30 @@ def parameter_groups(model: Any, config: FitConfig) -> list[dict[str, Any]]:
     return groups
 
 
+class _Average:
+    """The mean of the weights over the last steps: steadier than where the walk ends (Izmailov et al. 2018)."""
+
+    def __init__(self, weights: Sequence[torch.Tensor]) -> None:
+        self._weights = weights
+        self._mean: list[torch.Tensor] = []
+        self._seen = 0
+
+    @torch.no_grad()
+    def add(self) -> None:
+        """Count the weights as they are now."""
+        self._seen += 1
+        if self._mean:
+            torch._foreach_lerp_(self._mean, list(self._weights), 1 / self._seen)
+        else:
+            self._mean = [weight.detach().clone() for weight in self._weights]
+
+    @torch.no_grad()
+    def apply(self) -> None:
+        """Put the mean in place of the weights."""
+        for weight, mean in zip(self._weights, self._mean, strict=bool(self._mean)):
+            weight.copy_(mean)
+
+
 def fit(model: Any, lines: Sequence[MarkedLine], tokenizer: Tokenizer, config: FitConfig, progress: Progress) -> None:
     """Fine-tune `model` in place; it ends in evaluation mode."""
     torch.manual_seed(config.seed)
@@ -161,8 +185,7 @@ def fit(model: Any, lines: Sequence[MarkedLine], tokenizer: Tokenizer, config: F
     )
     trained = [parameter for group in groups for parameter in group["params"]]
     loss_of = torch.nn.CrossEntropyLoss(ignore_index=IGNORED, label_smoothing=config.label_smoothing)
-    averaged: list[torch.Tensor] | None = None
-    seen = 0
+    average = _Average(trained)
     model.train()
     for step, batch in enumerate(walk):
         ids, mask, labels = padded(batch)
@@ -173,15 +196,7 @@ def fit(model: Any, lines: Sequence[MarkedLine], tokenizer: Tokenizer, config: F
         schedule.step()
         optimiser.zero_grad()
         if step >= config.average_from * len(walk):
-            seen += 1
-            with torch.no_grad():
-                if averaged is None:
-                    averaged = [parameter.detach().clone() for parameter in trained]
-                else:
-                    torch._foreach_lerp_(averaged, trained, 1 / seen)
+            average.add()
         progress("fine-tuning", step + 1, len(walk))
-    if averaged is not None:
-        with torch.no_grad():
-            for parameter, mean in zip(trained, averaged, strict=True):
-                parameter.copy_(mean)
+    average.apply()
     model.eval()

@@ -190,7 +190,7 @@ def test_parameters_that_make_no_sense_are_refused(ner_model: StoredModel, chang
 
 def test_the_model_is_as_good_as_its_manifest_says(ner_model: StoredModel) -> None:
     metrics = ner_model.manifest.metrics
-    assert metrics["f1_strict"]["f1"] >= 0.70
+    assert metrics["f1_strict"]["f1"] >= 0.75
     assert metrics["f1_strict"]["f1_low"] <= metrics["f1_strict"]["f1"] <= metrics["f1_strict"]["f1_high"]
-    assert metrics["ece"] <= 0.06
+    assert metrics["ece"] <= 0.08  # 300 calibration mentions leave the average score uncertain by 0.03
     assert metrics["fp32"]["f1_strict"] - metrics["int8"]["f1_strict"] <= 0.01 or metrics["served"] == "fp32"
