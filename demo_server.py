@@ -36,12 +36,13 @@ class Stopped(Exception):
 
 def run(*, port: int) -> None:
     """Serve until Ctrl-C. Raises SetupError when a step cannot be done."""
+    home = Path(os.environ.get("FOLLOWUP_HOME", HOME))
     console.rule("[bold red]DEMO - NOT FOR PATIENTS' DATA")
-    console.print("Local token issuer, made-up people, everything in", str(HOME.resolve()))
+    console.print("Local token issuer, made-up people, everything in", str(home.resolve()))
     _refuse_taken(port)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
-    demo = Demo(Path(os.environ.get("FOLLOWUP_HOME", HOME)))
+    demo = Demo(home)
     server: subprocess.Popen[bytes] | None = None
     try:
         with console.status("Starting PostgreSQL and Valkey"):
