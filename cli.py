@@ -139,14 +139,16 @@ def _register(engine: Any, stored: Any, *, promote: bool) -> None:
 
 
 Promote = Annotated[bool, typer.Option("--promote", help="Let it answer at once.")]
-Seed = Annotated[int, typer.Option(help="The same seed, data and machine give the same model.")]
+Seed = Annotated[int | None, typer.Option(help="The same seed, data and machine give the same model.")]
+Epochs = Annotated[int | None, typer.Option(min=1, help="More take longer and may learn more.")]
 
 
 @train_app.command()
 @explained
 def deterioration(
     days: Annotated[int, typer.Option(min=14, help="How many of the last days to learn from.")] = 90,
-    seed: Seed = 7,
+    seed: Seed = None,
+    epochs: Epochs = None,
     promote: Promote = False,
     as_json: Json = False,
 ) -> None:
@@ -158,14 +160,14 @@ def deterioration(
 
     config = TrainingConfig(days=days)
     with _database() as engine, progress_bar() as progress:
-        stored = train(engine, replace(config, fit=replace(config.fit, seed=seed)), progress)
+        stored = train(engine, replace(config, fit=replace(config.fit, **_given(seed=seed, epochs=epochs))), progress)
         _register(engine, stored, promote=promote)
     _show_metrics(stored, as_json, "verdict", "auroc", "auroc_within_patient", "calibration_slope")
 
 
 @train_app.command()
 @explained
-def ner(seed: Seed = 7, promote: Promote = False, as_json: Json = False) -> None:
+def ner(seed: Seed = None, epochs: Epochs = None, promote: Promote = False, as_json: Json = False) -> None:
     """Train the entity recogniser on the project's own corpus."""
     from dataclasses import replace
 
@@ -175,9 +177,14 @@ def ner(seed: Seed = 7, promote: Promote = False, as_json: Json = False) -> None
     config = NerConfig()
     with _database() as engine:
         with progress_bar() as progress:
-            stored = train(replace(config, fit=replace(config.fit, seed=seed)), progress)
+            stored = train(replace(config, fit=replace(config.fit, **_given(seed=seed, epochs=epochs))), progress)
         _register(engine, stored, promote=promote)
     _show_metrics(stored, as_json, "f1_strict", "f1_relaxed", "ece", "served")
+
+
+def _given(**options: int | None) -> dict[str, int]:
+    """The options that were given; for the others the model's own defaults hold."""
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def _show_metrics(stored: Any, as_json: bool, *names: str) -> None:
@@ -194,7 +201,7 @@ def _show_metrics(stored: Any, as_json: bool, *names: str) -> None:
 def demo_data(
     patients: Annotated[int, typer.Option(min=1, help="How many made-up people.")] = 300,
     days: Annotated[int, typer.Option(min=14, help="How many days of each, ending yesterday.")] = 90,
-    seed: Seed = 7,
+    seed: Annotated[int, typer.Option(help="Another seed, other people.")] = 7,
     replace: Annotated[bool, typer.Option("--replace", help="Replace simulated rows that are there already.")] = False,
 ) -> None:
     """Fill patient_measurements and patient_outcomes from the simulator."""
