@@ -182,7 +182,7 @@ def ner(seed: Seed = None, epochs: Epochs = None, promote: Promote = False, as_j
     _show_metrics(stored, as_json, "f1_strict", "f1_relaxed", "ece", "served")
 
 
-def _given(**options: int | None) -> dict[str, int]:
+def _given(**options: int | None) -> dict[str, Any]:
     """The options that were given; for the others the model's own defaults hold."""
     return {name: value for name, value in options.items() if value is not None}
 
