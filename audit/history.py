@@ -104,7 +104,7 @@ class History:
             "request_id": str(row["request_id"]),
             "ip_address": str(row["ip_address"]) if row["ip_address"] is not None else None,
             "user_agent": row["user_agent"],
-            "confidence": None if row["confidence"] is None else round(row["confidence"], 4),
+            "confidence": None if row["confidence"] is None else round(row["confidence"], 2),
             "cache_hit": row["cache_hit"],
             "inference_time_ms": round(row["inference_time_ms"], 3),
             "latency_ms": round(row["latency_ms"], 3),

@@ -109,7 +109,8 @@ async def _one(
 
 
 def _generic(answer: Answer) -> dict[str, Any]:
-    return {"result": answer.result, "confidence": answer.confidence}
+    confidence = None if answer.confidence is None else round(answer.confidence, 2)
+    return {"result": answer.result, "confidence": confidence}
 
 
 def _batch(system: System, admitted: Admitted, body: BatchRequest, outcomes: Sequence[Answer | Refusal]) -> bytes:
