@@ -66,6 +66,7 @@ class Trail:
         self._writer: asyncio.Task[None] | None = None
         self._reachable = False
         self._closing = False
+        self._burials: set[asyncio.Task[None]] = set()
 
     @property
     def reachable(self) -> bool:
@@ -75,8 +76,8 @@ class Trail:
     async def open(self) -> None:
         """Connect. Raises AuditUnavailable when the database cannot be reached."""
         try:
-            await self._connect()
-        except psycopg.Error as error:
+            await self._connected(self._deadline())
+        except (psycopg.Error, OSError, TimeoutError) as error:
             raise AuditUnavailable("The audit database cannot be reached.") from error
         self._writer = asyncio.create_task(self._write(), name="audit-trail")
 
@@ -86,6 +87,11 @@ class Trail:
         if self._writer is not None:
             await self._writer
         await self._disconnect()
+        if self._burials:
+            await asyncio.wait(self._burials, timeout=1)
+
+    def _deadline(self) -> float:
+        return asyncio.get_running_loop().time() + self._timeout_s
 
     async def record(self, records: Sequence[Record], first_answer: FirstAnswer | None = None) -> None:
         """Return once all records are committed, none or all.
@@ -124,7 +130,7 @@ class Trail:
         if not batch:
             return
         try:
-            taken = await self._within_time(lambda: self._commit(batch))
+            taken = await self._within_time(lambda connection: self._commit(connection, batch))
         except (psycopg.DataError, psycopg.IntegrityError, UnicodeError):
             # Something in one row that the database refuses: it must not take the others with it.
             if len(batch) == 1:
@@ -146,7 +152,7 @@ class Trail:
         if not self._reachable:
             await asyncio.sleep(_PAUSE_BEFORE_RECONNECT_S)
             with contextlib.suppress(psycopg.Error, OSError, TimeoutError):
-                await self._connect()
+                await self._connected(self._deadline())
                 log.warning("audit trail: the database is back")
             return
         try:
@@ -154,16 +160,10 @@ class Trail:
                 await self._wake.wait()
         except TimeoutError:
             try:
-                await self._within_time(self._probe)
+                await self._within_time(_probe)
             except (psycopg.Error, OSError, TimeoutError) as error:
                 log.error("audit trail: the database is gone (%s)", type(error).__name__)
                 self._fail([])
-
-    async def _probe(self) -> None:
-        if self._connection is None or self._connection.closed:
-            await self._connect()
-        assert self._connection is not None
-        await self._connection.execute("SELECT 1")
 
     def _take(self) -> list[_Entry]:
         """The entries of the next commit; callers that have gone are left out."""
@@ -183,20 +183,21 @@ class Trail:
             entry.finish(AuditUnavailable("The audit database did not commit in time."))
         self._waiting.clear()
 
-    async def _within_time(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Do it, once more on a fresh connection if the old one had broken. Raises TimeoutError when that is late."""
-        deadline = asyncio.get_running_loop().time() + self._timeout_s
+    async def _within_time(self, work: Callable[[AsyncConnection[Any]], Coroutine[Any, Any, T]]) -> T:
+        """Do it, once more on a fresh connection if the old one had broken. Raises TimeoutError when that is late.
+
+        Only the writer, who awaits this, ever touches `self._connection`: work that is given up keeps the connection it
+        was given, and nobody else uses that one again.
+        """
+        deadline = self._deadline()
         for attempt in (1, 2):
-            task = asyncio.create_task(work())
-            done, _ = await asyncio.wait({task}, timeout=deadline - asyncio.get_running_loop().time())
-            if not done:
-                # Not cancelled: psycopg would first ask the frozen server to cancel, and wait for it.
-                task.add_done_callback(lambda late: late.cancelled() or late.exception())  # nobody else looks at it
-                self._cut_connection()
-                await asyncio.wait({task}, timeout=1)
-                await self._disconnect()
-                raise TimeoutError
             try:
+                connection = await self._connected(deadline)
+                task = asyncio.create_task(work(connection))
+                done, _ = await asyncio.wait({task}, timeout=max(0.0, deadline - asyncio.get_running_loop().time()))
+                if not done:
+                    self._give_up(task, connection)
+                    raise TimeoutError
                 return task.result()
             except psycopg.OperationalError:
                 await self._disconnect()
@@ -204,12 +205,25 @@ class Trail:
                     raise
         raise AssertionError("unreachable")
 
-    async def _commit(self, batch: Sequence[_Entry]) -> frozenset[_Entry]:
+    def _give_up(self, task: "asyncio.Task[Any]", connection: AsyncConnection[Any]) -> None:
+        """Leave late work and its connection behind. Not cancelled: psycopg would ask the frozen server to cancel."""
+        self._connection = None
+        if not connection.closed:
+            with socket.socket(fileno=os.dup(connection.fileno())) as duplicate, contextlib.suppress(OSError):
+                duplicate.shutdown(socket.SHUT_RDWR)
+
+        async def bury() -> None:
+            await asyncio.wait({task})
+            if not task.cancelled():
+                task.exception()  # looked at, so that asyncio does not complain of it
+            await connection.close()
+
+        burial = asyncio.create_task(bury(), name="audit-trail-burial")
+        self._burials.add(burial)
+        burial.add_done_callback(self._burials.discard)
+
+    async def _commit(self, connection: AsyncConnection[Any], batch: Sequence[_Entry]) -> frozenset[_Entry]:
         """Write a batch. Returns who came too late for their Idempotency-Key."""
-        if self._connection is None or self._connection.closed:
-            await self._connect()
-        connection = self._connection
-        assert connection is not None
         answers = [entry.first_answer for entry in batch if entry.first_answer is not None]
         if not answers:
             await connection.execute(INSERT_PREDICTIONS, _columns(batch), prepare=True)
@@ -232,25 +246,29 @@ class Trail:
                 await connection.execute(INSERT_PREDICTIONS, _columns(writers), prepare=True)
         return frozenset(taken)
 
-    async def _connect(self) -> None:
-        async with asyncio.timeout(self._timeout_s):
-            await self._disconnect()
-            self._connection = await AsyncConnection.connect(
-                self._database_url,
-                autocommit=True,
-                options="-c synchronous_commit=on -c idle_in_transaction_session_timeout=5s",
-            )
+    async def _connected(self, deadline: float) -> AsyncConnection[Any]:
+        """The connection, made anew where there is none. Only the writer calls this. Raises TimeoutError when late."""
+        connection = self._connection
+        if connection is None or connection.closed:
+            async with asyncio.timeout_at(deadline):
+                connection = await AsyncConnection.connect(
+                    self._database_url,
+                    autocommit=True,
+                    application_name="followup-trail",
+                    options="-c synchronous_commit=on -c idle_in_transaction_session_timeout=5s",
+                )
+            self._connection = connection
         self._reachable = True
+        return connection
 
     async def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
             await connection.close()
 
-    def _cut_connection(self) -> None:
-        if self._connection is not None and not self._connection.closed:
-            with socket.socket(fileno=os.dup(self._connection.fileno())) as duplicate, contextlib.suppress(OSError):
-                duplicate.shutdown(socket.SHUT_RDWR)
+
+async def _probe(connection: AsyncConnection[Any]) -> None:
+    await connection.execute("SELECT 1")
 
 
 def _key(answer: FirstAnswer) -> tuple[str, str]:

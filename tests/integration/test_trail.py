@@ -203,6 +203,46 @@ async def test_maintenance_forgets_old_keys_only(
     assert count(database_url) == 2
 
 
+async def test_work_that_was_given_up_never_touches_the_connection_of_those_after_it(
+    database_url: str, async_engine: AsyncEngine
+) -> None:
+    """A key that another session holds makes a commit late; what comes after must not share its transaction."""
+    key = uuid.uuid4()
+    trail = Trail(libpq_url(database_url), ENVELOPE, timeout_s=0.5)
+    await trail.open()
+    holder = await psycopg.AsyncConnection.connect(libpq_url(database_url))
+    await holder.execute(
+        "INSERT INTO idempotency_keys (principal, key, request_mac, key_version, answer) VALUES ('dr', %s, '', 1, '')",
+        [key],
+    )
+    late = [record(), record(ip_address="not an address")]
+    with pytest.raises(AuditUnavailable):
+        await trail.record(late, first_answer(key, b"late"))
+    await eventually(lambda: trail.reachable)
+    good = [record() for _ in range(20)]
+    for each in good:
+        await trail.record([each])
+    await holder.rollback()
+    await holder.close()
+    await asyncio.sleep(0.3)
+    history = History(async_engine, ENVELOPE)
+    seen = {item["prediction_id"] for item in (await history.page(Scope(author="dr"), limit=50)).items}
+    assert seen == {str(each.id) for each in good}
+    await trail.close()
+    with psycopg.connect(libpq_url(database_url)) as connection:
+        await eventually(lambda: _backends(connection) == 0)
+
+
+def _backends(connection: psycopg.Connection[Any]) -> int:
+    row = connection.execute(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        " AND application_name = 'followup-trail'"
+    ).fetchone()
+    connection.rollback()
+    assert row is not None
+    return int(row[0])
+
+
 def first_answer(key: uuid.UUID, answer: bytes) -> FirstAnswer:
     return FirstAnswer(principal="dr", key=key, request_mac=b"mac", answer=answer)
 
