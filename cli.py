@@ -78,8 +78,6 @@ def serve() -> None:
     settings = load_settings()
     if settings.followup_mode == "demo":
         raise SetupError("FOLLOWUP_MODE is demo: use `followup up`.")
-    os.environ.setdefault("BENTOML_HOME", str(settings.store.resolve()))
-    os.environ["BENTOML_DO_NOT_TRACK"] = "True"
     host, port = settings.followup_host, str(settings.followup_port)
     command = [sys.executable, "-m", "bentoml", "serve", "service:FollowupML", "--host", host, "--port", port]
     os.chdir(ROOT)
@@ -118,6 +116,7 @@ def _database() -> Iterator[Any]:
             raise SetupError("DATABASE_URL is not set, and there is no demo here: `followup up` makes one.")
         demo = Demo(home)
         os.environ.update(demo.start())
+    Path(os.environ["BENTOML_HOME"]).mkdir(parents=True, exist_ok=True)
     engine = open_engine(os.environ["DATABASE_URL"])
     try:
         yield engine
@@ -229,11 +228,13 @@ def list_models(as_json: Json = False) -> None:
         names = ("name", "version", "alias", "stage", "task", "digest", "metrics")
         print(json.dumps([{name: getattr(version, name) for name in names} for version in versions], indent=2))
         return
-    table = Table("model", "version", "alias", "stage", "created", "digest")
+    table = Table(box=None)
+    for heading in ("model", "version", "alias", "stage", "created", "digest"):
+        table.add_column(heading, no_wrap=True)
     for version in versions:
         created = version.created_at.strftime("%Y-%m-%d %H:%M")
         table.add_row(version.name, version.version, version.alias or "", version.stage, created, version.digest[:12])
-    console.print(table)
+    Console(width=max(120, console.width)).print(table)  # a tag that is cut off cannot be promoted
 
 
 @models_app.command()
@@ -282,6 +283,10 @@ def register(
 
 def main() -> None:
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    # One model store for all commands; BentoML reads these when it is imported.
+    home = Path(os.environ.get("FOLLOWUP_HOME", ".followup"))
+    os.environ.setdefault("BENTOML_HOME", str((home / "bentoml").resolve()))
+    os.environ["BENTOML_DO_NOT_TRACK"] = "True"
     app()
 
 

@@ -138,11 +138,12 @@ def _end(server: subprocess.Popen[bytes] | None) -> None:
 
 def _welcome(demo: Demo, port: int) -> str:
     followup = shlex.quote(str(Path(sys.executable).parent / "followup"))
+    home = f"FOLLOWUP_HOME={shlex.quote(str(demo.home))} " if "FOLLOWUP_HOME" in os.environ else ""
     token = demo.issuer.token(["clinician"], demo_subject("clinician"))
     url = f"http://127.0.0.1:{port}/api/v1/ml"
     return f"""
 Ready on http://127.0.0.1:{port}. A demo clinician's token, good for 15 minutes
-(another: {followup} token --role clinician):
+(another: {home}{followup} token --role clinician):
 
 export TOKEN={token}
 

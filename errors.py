@@ -103,6 +103,10 @@ class MethodNotAllowed(FollowupError):
     status = HTTPStatus.METHOD_NOT_ALLOWED
     slug = "method-not-allowed"
 
+    def __init__(self, detail: str = "", *, allowed: Sequence[str] = ("GET",)) -> None:
+        super().__init__(detail)
+        self.allowed = tuple(allowed)
+
 
 class Conflict(FollowupError):
     """The request contradicts what is stored."""

@@ -5,6 +5,7 @@ followup up                           sets up everything for a demo first
 """
 
 import logging
+import os
 
 import bentoml
 from starlette.responses import Response
@@ -26,6 +27,9 @@ from api.schemas import (
 )
 from api.system import System
 from bootstrap import bootstrap
+
+# uvicorn believes X-Forwarded-For from any process of this machine unless told otherwise.
+os.environ["FORWARDED_ALLOW_IPS"] = os.environ.get("TRUSTED_PROXIES", "")
 
 
 @bentoml.service(

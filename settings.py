@@ -47,6 +47,8 @@ class Settings(BaseSettings):
     followup_port: int = Field(8000, ge=1, le=65535, description="Port to listen on.")
     tenant: str = Field("default", min_length=1, max_length=64, description="Part of every cache key.")
 
+    trusted_proxies: str = Field("", description="Addresses whose X-Forwarded-For is believed, separated by commas.")
+
     database_url: SecretStr = Field(SecretStr(""), description="PostgreSQL, postgresql://user:password@host/db.")
     database_pool_size: int = Field(4, ge=1, le=64, description="Connections for reads.")
 
@@ -82,7 +84,7 @@ class Settings(BaseSettings):
         512, ge=1, le=100_000, description="Items that may wait for a model before callers get 503."
     )
     queue_max_tokens: int = Field(
-        262_144, ge=512, description="Tokens that may wait for a model before callers get 503."
+        131_072, ge=512, description="Tokens that may wait for a model before callers get 503."
     )
     model_refresh_s: float = Field(
         5.0, gt=0, le=3600, description="How often a newly promoted version is looked for, seconds."
@@ -119,10 +121,6 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return (init_settings, FileSource(settings_cls), env_settings)
-
-    @property
-    def store(self) -> Path:
-        return self.followup_home / "bentoml"
 
 
 def load_settings(**overrides: Any) -> Settings:

@@ -79,11 +79,13 @@ class TokenVerifier:
         subject, groups = claims["sub"], claims.get("cognito:groups", [])
         well_formed = (
             claims["token_use"] == "access"  # noqa: S105 - a kind of token, not one
+            and isinstance(claims["client_id"], str)
             and claims["client_id"] in self._client_ids
             and isinstance(subject, str)
             and 0 < len(subject) <= _LONGEST_SUBJECT
             and subject.isprintable()
             and isinstance(groups, list)
+            and all(isinstance(group, str) for group in groups)
             and isinstance(claims["jti"], str)
         )
         if not well_formed:

@@ -4,6 +4,7 @@ Everything here looks at something a stranger sent; nothing of it appears in an 
 """
 
 import asyncio
+import ipaddress
 from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import parse_qsl
@@ -21,8 +22,10 @@ from errors import BodyTooLarge, InvalidInput, MalformedJson, NotJson
 from inference.pipeline import Idempotency
 
 LARGEST_BODY_BYTES: Final = 64 * 1024
+_LONGEST_LENGTH: Final = 10  # digits
 _SLOWEST_BODY_S: Final = 10.0
 _LONGEST_USER_AGENT: Final = 256
+_SINGLE_HEADERS: Final = (b"authorization", b"content-type", b"content-encoding", b"idempotency-key", b"x-request-id")
 
 
 async def read_body(headers: Mapping[str, str], receive: Receive) -> bytes:
@@ -33,7 +36,7 @@ async def read_body(headers: Mapping[str, str], receive: Receive) -> bytes:
     if headers.get("content-encoding", "identity").lower() != "identity":
         raise NotJson("Compressed bodies are not taken.")
     declared = headers.get("content-length", "0")
-    if declared.isdigit() and int(declared) > LARGEST_BODY_BYTES:
+    if len(declared) > _LONGEST_LENGTH or (declared.isdigit() and int(declared) > LARGEST_BODY_BYTES):
         raise BodyTooLarge(f"At most {LARGEST_BODY_BYTES} bytes are taken.")
     body = bytearray()
     try:
@@ -58,10 +61,10 @@ def caller_of(scope: Scope, headers: Mapping[str, str], request_id: UUID, route:
         principal=principal.subject,
         roles=principal.role_names,
         client_id=principal.client_id,
-        purpose_of_use="PATRQT" if principal.has(Role.PATIENT) else "CAREMGT",
+        purpose_of_use="CAREMGT" if principal.has(Role.CLINICIAN, Role.SERVICE) else "PATRQT",
         request_id=request_id,
         route=route.path,
-        ip_address=client[0] if client else None,
+        ip_address=_address(client[0]) if client else None,
         user_agent=_printable(headers.get("user-agent")),
     )
 
@@ -94,11 +97,13 @@ def query_of(route: Route, scope: Scope) -> Mapping[str, str]:
     """The query's parameters. Raises InvalidInput for one that the route does not declare."""
     known = {parameter.name for parameter in route.query}
     try:
-        given = dict(
-            parse_qsl(scope.get("query_string", b"").decode("ascii"), keep_blank_values=True, max_num_fields=20)
-        )
+        text = scope.get("query_string", b"").decode("ascii")
+        pairs = parse_qsl(text, keep_blank_values=True, max_num_fields=20)
     except (UnicodeDecodeError, ValueError) as error:
         raise InvalidInput("The query string cannot be read.") from error
+    given = dict(pairs)
+    if len(given) != len(pairs):
+        raise InvalidInput("The query string names a parameter twice.")
     if not known.issuperset(given):
         raise InvalidInput("The query string has a parameter that is not known here.")
     return given
@@ -107,6 +112,21 @@ def query_of(route: Route, scope: Scope) -> Mapping[str, str]:
 def headers_of(scope: Scope) -> dict[str, str]:
     """Headers by lower-case name; of repeated ones the last."""
     return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+
+
+def refuse_repeated(scope: Scope) -> None:
+    """Raises InvalidInput when a header that decides something came twice: proxies disagree on which one counts."""
+    names = [name.lower() for name, _ in scope["headers"]]
+    if any(names.count(name) > 1 for name in _SINGLE_HEADERS):
+        raise InvalidInput("A header that may come once came twice.")
+
+
+def _address(text: str) -> str | None:
+    """An IP address, or None for anything else that stands in its place, such as a socket's path or a proxy's word."""
+    try:
+        return str(ipaddress.ip_address(text.partition("%")[0]))
+    except ValueError:
+        return None
 
 
 def as_uuid(value: str | None) -> UUID | None:

@@ -1,18 +1,12 @@
-"""What the reading routes share: JSON answers, numbers from the query, and reads that cannot hang."""
+"""What the reading routes share: JSON answers, and numbers from the query."""
 
-import asyncio
-from collections.abc import Coroutine, Mapping
-from typing import Any, Final, TypeVar
+from collections.abc import Mapping
+from typing import Any
 
 import orjson
 from starlette.responses import Response
 
-from errors import FieldFault, InvalidInput, Unavailable
-
-T = TypeVar("T")
-
-_LONGEST_READ_S: Final = 5.0
-_abandoned: set[asyncio.Task[Any]] = set()
+from errors import FieldFault, InvalidInput
 
 
 def answer(document: Any) -> Response:
@@ -30,23 +24,3 @@ def whole_number(query: Mapping[str, str], name: str, *, default: int, least: in
             "A query parameter is out of range.", [FieldFault(f"/{name}", f"must be a whole number, {least} to {most}")]
         )
     return int(text)
-
-
-async def bounded(read: Coroutine[Any, Any, T]) -> T:
-    """The result of a read from the database, or Unavailable after five seconds.
-
-    A read that is late is left behind, not cancelled: cancelling asks the server, which is what does not answer.
-    """
-    task = asyncio.create_task(read)
-    done, _ = await asyncio.wait({task}, timeout=_LONGEST_READ_S)
-    if not done:
-        _abandoned.add(task)
-        task.add_done_callback(_forget)
-        raise Unavailable("The database does not answer.", retry_after_s=1)
-    return task.result()
-
-
-def _forget(task: asyncio.Task[Any]) -> None:
-    _abandoned.discard(task)
-    if not task.cancelled():
-        task.exception()  # looked at, so that asyncio does not complain of it

@@ -21,6 +21,7 @@ from api.admission import (
     parse_body,
     query_of,
     read_body,
+    refuse_repeated,
 )
 from api.problems import MEDIA_TYPE, as_followup_error, problem_response
 from api.routing import Admitted, RouteTable
@@ -29,13 +30,16 @@ from errors import (
     FollowupError,
     InternalFault,
     InvalidInput,
+    MethodNotAllowed,
     NotFound,
+    Overloaded,
     Unauthenticated,
     Unavailable,
 )
 
 PROBES: Final = frozenset({"/livez", "/readyz"})
 _WATCH_FOR_DISCONNECT_AFTER_S: Final = 0.25
+_LONGEST_REQUEST_S: Final = 30.0  # before BentoML's own limit, whose answer would not be ours
 
 
 class Gate:
@@ -65,6 +69,7 @@ class Gate:
         template = "unknown"
         try:
             system = self._system()
+            refuse_repeated(scope)
             principal = None if self._is_open(system, scope) else await _authenticate(system, headers)
             route, path_parameters = self._table.find(scope["method"], scope["path"])
             template = route.path
@@ -187,7 +192,10 @@ async def _run_unless_disconnected(app: ASGIApp, scope: Scope, receive: _Replay,
 
     timer = loop.call_later(_WATCH_FOR_DISCONNECT_AFTER_S, start_watching)
     try:
-        await app(scope, receive, send)
+        async with asyncio.timeout(_LONGEST_REQUEST_S):
+            await app(scope, receive, send)
+    except TimeoutError as error:
+        raise Overloaded("The answer took too long.", retry_after_s=5) from error
     except asyncio.CancelledError:
         if not gone:
             raise
@@ -213,6 +221,8 @@ def _error_for(status: int) -> FollowupError:
     """Our words for an error that BentoML or Starlette answered with."""
     if status == 404:
         return NotFound("There is nothing at this address.")
+    if status == 405:
+        return MethodNotAllowed("Another method is needed at this address.")
     if status in {408, 429, 503, 504}:
         return Unavailable("The server is busy.", retry_after_s=1)
     if status < 500:

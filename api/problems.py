@@ -10,7 +10,15 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.responses import Response
 
-from errors import FieldFault, FollowupError, InternalFault, InvalidInput, Unauthenticated, Unavailable
+from errors import (
+    FieldFault,
+    FollowupError,
+    InternalFault,
+    InvalidInput,
+    MethodNotAllowed,
+    Unauthenticated,
+    Unavailable,
+)
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +43,8 @@ def problem_response(error: FollowupError, request_id: UUID) -> Response:
     headers = {}
     if error.retry_after_s is not None:
         headers["Retry-After"] = str(error.retry_after_s)
+    if isinstance(error, MethodNotAllowed):
+        headers["Allow"] = ", ".join(error.allowed)
     if isinstance(error, Unauthenticated):
         headers["WWW-Authenticate"] = "Bearer"
     body = orjson.dumps(problem(error, request_id))

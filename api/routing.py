@@ -69,7 +69,7 @@ class Route:
     pattern: re.Pattern[str] = field(init=False)
 
     def __post_init__(self) -> None:
-        pattern = re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]{1,128})", self.path))
+        pattern = re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>[A-Za-z0-9_.:\-]{1,128})", self.path))
         object.__setattr__(self, "pattern", pattern)
 
 
@@ -88,6 +88,6 @@ class RouteTable:
         for route in self._templates:
             if route.method == method and (match := route.pattern.fullmatch(path)):
                 return route, match.groupdict()
-        if any(route.pattern.fullmatch(path) for route in self.routes):
-            raise MethodNotAllowed("Another method is needed at this address.")
+        if methods := [route.method for route in self.routes if route.pattern.fullmatch(path)]:
+            raise MethodNotAllowed("Another method is needed at this address.", allowed=methods)
         raise NotFound("There is nothing at this address.")

@@ -24,12 +24,20 @@ _ROW = PredictionRecord.__table__.c
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """What a reader may see: records they wrote, records about them, or all; contents or only the envelope of them."""
+    """What a reader may see: records they wrote, records about them, or that all of them exist.
+
+    Contents are shown of the first two kinds only, and from where a request came to its author and to who may see all.
+    """
 
     author: str | None = None
     patient: str | None = None
     everything: bool = False
-    contents: bool = True
+
+    def wrote(self, row: Any) -> bool:
+        return self.author is not None and row["principal"] == self.author
+
+    def is_about(self, row: Any) -> bool:
+        return self.patient is not None and row["patient_id"] == self.patient
 
     def condition(self) -> ColumnElement[bool] | None:
         if self.everything:
@@ -76,7 +84,7 @@ class History:
             query = query.where(_ROW.model_name == model_name)
         async with self._engine.connect() as connection:
             rows = (await connection.execute(query)).mappings().all()
-        items = [self._open(row, contents=scope.contents) for row in rows[:limit]]
+        items = [self._open(row, scope) for row in rows[:limit]]
         return Page(items, _to_cursor(rows[limit - 1]["id"]) if len(rows) > limit else None)
 
     async def one(self, scope: Scope, prediction_id: UUID) -> dict[str, Any]:
@@ -89,9 +97,10 @@ class History:
             row = (await connection.execute(query)).mappings().first()
         if row is None:
             raise NotFound("There is no such prediction.")
-        return self._open(row, contents=scope.contents)
+        return self._open(row, scope)
 
-    def _open(self, row: Any, *, contents: bool) -> dict[str, Any]:
+    def _open(self, row: Any, scope: Scope) -> dict[str, Any]:
+        sees_origin = scope.everything or scope.wrote(row)
         record = {
             "prediction_id": str(row["id"]),
             "created_at": row["created_at"],
@@ -102,14 +111,14 @@ class History:
             "purpose_of_use": row["purpose_of_use"],
             "route": row["route"],
             "request_id": str(row["request_id"]),
-            "ip_address": str(row["ip_address"]) if row["ip_address"] is not None else None,
-            "user_agent": row["user_agent"],
+            "ip_address": str(row["ip_address"]) if sees_origin and row["ip_address"] is not None else None,
+            "user_agent": row["user_agent"] if sees_origin else None,
             "confidence": None if row["confidence"] is None else round(row["confidence"], 2),
             "cache_hit": row["cache_hit"],
             "inference_time_ms": round(row["inference_time_ms"], 3),
             "latency_ms": round(row["latency_ms"], 3),
         }
-        if contents:
+        if scope.wrote(row) or scope.is_about(row):
             for column, name in (("input", "input_data"), ("result", "result")):
                 plain = self._envelope.open(row[column], sealed_column(column, row["id"]))
                 record[name] = orjson.loads(plain)

@@ -242,7 +242,7 @@ class Trail:
                     writers.append(entry)
                 else:
                     taken.append(entry)
-            if writers:
+            if any(entry.rows for entry in writers):
                 await connection.execute(INSERT_PREDICTIONS, _columns(writers), prepare=True)
         return frozenset(taken)
 

@@ -102,7 +102,8 @@ class SharedServer:
         process_id = self._program.process_id()
         if process_id is None:
             return
-        os.kill(process_id, self._program.stop_signal)
+        with suppress(ProcessLookupError):  # killed before, its pid file left behind
+            os.kill(process_id, self._program.stop_signal)
         _wait(lambda: not _alive(process_id), time.monotonic() + 30)
 
 

@@ -145,6 +145,11 @@ class RedisCache:
         try:
             await work()
         finally:
+            if name == "read":  # whatever ended it, nobody may wait for ever
+                for waiting in self._reads.values():
+                    if not waiting.done():
+                        waiting.set_result(None)
+                self._reads.clear()
             del self._tasks[name]  # in the same step in which the work saw that nothing is left
 
     async def _read(self) -> None:

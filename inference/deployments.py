@@ -130,8 +130,13 @@ class Deployments:
         factory = self._factories.get(stored.manifest.kind)
         if factory is None:
             raise SetupError(f"{stored.tag} is of kind {stored.manifest.kind!r}, for which there is no runner.")
-        runner = factory(stored.path, stored.manifest.parameters)
-        runner.warm_up()
+        try:
+            runner = factory(stored.path, stored.manifest.parameters)
+            runner.warm_up()
+        except SetupError:
+            raise
+        except Exception as error:  # whatever a library raises: this version does not load, the one before goes on
+            raise SetupError(f"{stored.tag} does not run ({type(error).__name__}).") from error
         identity = ModelIdentity(
             id=registered.id, name=registered.name, version=registered.version, digest=registered.digest
         )

@@ -17,7 +17,8 @@ from access.principal import Principal
 from audit.history import FirstAnswers
 from audit.record import Caller, FirstAnswer, Record, new_prediction_id
 from audit.trail import KeyTaken, Trail
-from errors import FollowupError, IdempotencyConflict, InternalFault, Overloaded
+from database.reading import bounded
+from errors import AuditUnavailable, FollowupError, IdempotencyConflict, InternalFault, Overloaded
 from inference.cache import CacheKeys, ResultCache
 from inference.deployments import Deployment, Deployments
 from inference.single_flight import SingleFlight
@@ -111,43 +112,46 @@ class Pipeline:
         policy.require(principal, policy.Action.PREDICT)
         if idempotency is not None and (first := await self._first_answer(caller, idempotency)) is not None:
             return first
-        answer, record = await self._answer(principal, caller, request, bulk=False)
-        body = render(answer)
-        return await self._commit([record], body, caller, idempotency)
+        deployment = self._deployments.get(request.model_name)
+        recorded = await self._answer(principal, caller, deployment, request, bulk=False)
+        body = render(recorded[0])
+        return await self._commit([recorded], body, caller, idempotency)
 
     async def predict_batch(
         self,
         principal: Principal,
         caller: Caller,
         requests: Sequence[PredictionRequest],
-        render: Callable[[Sequence[Answer | Refusal]], bytes],
+        render: Callable[[Deployment, Sequence[Answer | Refusal]], bytes],
         idempotency: Idempotency | None = None,
     ) -> bytes:
-        """One answer or refusal for each request, in order; the records of all answers share one commit."""
+        """One answer or refusal for each request, in order.
+
+        All requests name the same model and are answered by the same version of it; their records share one commit.
+        """
         policy.require(principal, policy.Action.PREDICT)
         if idempotency is not None and (first := await self._first_answer(caller, idempotency)) is not None:
             return first
-        for name in {request.model_name for request in requests}:
-            self._deployments.get(name)  # an unknown model is a fault of the whole batch
-        outcomes = await asyncio.gather(*(self._attempt(principal, caller, request) for request in requests))
-        records = [outcome[1] for outcome in outcomes if not isinstance(outcome, Refusal)]
-        body = render([outcome if isinstance(outcome, Refusal) else outcome[0] for outcome in outcomes])
-        return await self._commit(records, body, caller, idempotency) if records else body
+        deployment = self._deployments.get(requests[0].model_name)
+        attempts = (self._attempt(principal, caller, deployment, request) for request in requests)
+        outcomes = await asyncio.gather(*attempts)
+        recorded = [outcome for outcome in outcomes if not isinstance(outcome, Refusal)]
+        shown = [outcome if isinstance(outcome, Refusal) else outcome[0] for outcome in outcomes]
+        return await self._commit(recorded, render(deployment, shown), caller, idempotency)
 
     async def _attempt(
-        self, principal: Principal, caller: Caller, request: PredictionRequest
+        self, principal: Principal, caller: Caller, deployment: Deployment, request: PredictionRequest
     ) -> tuple[Answer, Record] | Refusal:
         try:
-            return await self._answer(principal, caller, request, bulk=True)
+            return await self._answer(principal, caller, deployment, request, bulk=True)
         except FollowupError as error:
             return Refusal(item_id=request.item_id, error=error)
 
     async def _answer(
-        self, principal: Principal, caller: Caller, request: PredictionRequest, *, bulk: bool
+        self, principal: Principal, caller: Caller, deployment: Deployment, request: PredictionRequest, *, bulk: bool
     ) -> tuple[Answer, Record]:
         started = time.perf_counter()
         patient_id = policy.patient_of(principal, request.patient_id)
-        deployment = self._deployments.get(request.model_name)
         identity = deployment.identity
         item = deployment.runner.parse(request.input_data)
         try:
@@ -177,7 +181,6 @@ class Pipeline:
             inference_time_ms=answer.inference_time_ms,
             latency_ms=latency_ms,
         )
-        self._observer.answered(identity.name, identity.version, latency_ms, cache_hit=cache_hit)
         return answer, record
 
     async def _result(
@@ -209,10 +212,26 @@ class Pipeline:
         return _Computed(inferred.prediction.result, inferred.prediction.confidence, inferred.inference_time_ms)
 
     async def _commit(
+        self, recorded: Sequence[tuple[Answer, Record]], body: bytes, caller: Caller, idempotency: Idempotency | None
+    ) -> bytes:
+        """The body, once everything in it is recorded. Only then is it counted as answered."""
+        try:
+            shown = await self._record([record for _, record in recorded], body, caller, idempotency)
+        except FollowupError:
+            for _, record in recorded:
+                self._observer.failed(record.model.name, record.model.version, shed=False)
+            raise
+        for _, record in recorded:
+            model = record.model
+            self._observer.answered(model.name, model.version, record.latency_ms, cache_hit=record.cache_hit)
+        return shown
+
+    async def _record(
         self, records: Sequence[Record], body: bytes, caller: Caller, idempotency: Idempotency | None
     ) -> bytes:
         if idempotency is None:
-            await self._trail.record(records)
+            if records:
+                await self._trail.record(records)
             return body
         mac = self._first_answers.request_mac(caller.route, idempotency.body)
         answer = FirstAnswer(principal=caller.principal, key=idempotency.key, request_mac=mac, answer=body)
@@ -226,7 +245,9 @@ class Pipeline:
         return body
 
     async def _first_answer(self, caller: Caller, idempotency: Idempotency) -> bytes | None:
-        found = await self._first_answers.find(caller.principal, idempotency.key)
+        if not self._trail.reachable:
+            raise AuditUnavailable("The audit database cannot be reached.")
+        found = await bounded(self._first_answers.find(caller.principal, idempotency.key))
         if found is None:
             return None
         mac, answer = found

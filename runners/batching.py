@@ -31,6 +31,7 @@ class Limits:
     queue_items: int = 512
     queue_tokens: int = 262_144
     slots: int = 2  # batches in the pool at once
+    long_tokens: int = 1024  # items from here on leave one slot to shorter ones
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,7 @@ class Batcher(Generic[Item]):
         self._waiting_items = 0
         self._waiting_tokens = 0
         self._running = 0
+        self._running_long = 0
         self._next_number = 0
 
     @property
@@ -87,9 +89,13 @@ class Batcher(Generic[Item]):
         self._dispatch(loop)
         return await ticket.outcome
 
+    def _is_long(self, cost: int) -> bool:
+        return cost >= self._limits.long_tokens
+
     def _dispatch(self, loop: asyncio.AbstractEventLoop) -> None:
         while self._running < self._limits.slots and (batch := self._take(loop.time())):
             self._running += 1
+            self._running_long += self._is_long(batch[0].cost)
             work = loop.run_in_executor(self._executor, _run, self.runner, batch)
             work.add_done_callback(lambda done, batch=batch: self._finished(loop, batch, done))  # type: ignore[misc]
 
@@ -110,8 +116,14 @@ class Batcher(Generic[Item]):
         return batch
 
     def _oldest_bucket(self, now: float) -> deque[_Ticket[Item]] | None:
+        # One long text after another must not keep every slot: a short note waits for short ones only.
+        long_may_run = self._running_long < max(1, self._limits.slots - 1)
+
+        def may_run(bucket: deque[_Ticket[Item]]) -> bool:
+            return bool(bucket) and (long_may_run or not self._is_long(bucket[0].cost))
+
         interactive, bulk = (
-            min((bucket for bucket in buckets.values() if bucket), key=lambda bucket: bucket[0].number, default=None)
+            min(filter(may_run, buckets.values()), key=lambda bucket: bucket[0].number, default=None)
             for buckets in self._waiting
         )
         if interactive is None or bulk is None:
@@ -126,6 +138,7 @@ class Batcher(Generic[Item]):
         work: asyncio.Future[tuple[dict[int, Prediction | Exception], float]],
     ) -> None:
         self._running -= 1
+        self._running_long -= self._is_long(batch[0].cost)
         try:
             outcomes, inference_time_ms = work.result()
         except (Exception, asyncio.CancelledError) as error:  # the pool itself failed, as at shut-down

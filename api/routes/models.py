@@ -7,10 +7,11 @@ from typing import Any
 from starlette.responses import Response
 
 from access.policy import Action
-from api.answers import answer, bounded, whole_number
+from api.answers import answer, whole_number
 from api.routing import BASE, Admitted, QueryParameter, Route
 from api.schemas import ModelDetail, ModelList, PerformanceShown
 from api.system import System
+from database.reading import bounded
 from errors import UnknownModel
 from monitoring.performance import performance
 from registry import catalog

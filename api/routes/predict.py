@@ -23,6 +23,7 @@ from api.schemas import (
 from api.system import System
 from clinical import wellness
 from errors import FieldFault, InvalidInput
+from inference.deployments import Deployment
 from inference.pipeline import Answer, PredictionRequest, Refusal
 
 SYMPTOM_MODEL = "clinical_ner"
@@ -82,7 +83,7 @@ async def predict_batch(system: System, admitted: Admitted) -> Response:
         for item in body.items
     ]
     rendered = await system.pipeline.predict_batch(
-        admitted.principal, admitted.caller, requests, partial(_batch, system, admitted, body), admitted.idempotency
+        admitted.principal, admitted.caller, requests, partial(_batch, admitted), admitted.idempotency
     )
     return _json(rendered)
 
@@ -113,8 +114,8 @@ def _generic(answer: Answer) -> dict[str, Any]:
     return {"result": answer.result, "confidence": confidence}
 
 
-def _batch(system: System, admitted: Admitted, body: BatchRequest, outcomes: Sequence[Answer | Refusal]) -> bytes:
-    identity = system.deployments.get(body.model_name).identity
+def _batch(admitted: Admitted, deployment: Deployment, outcomes: Sequence[Answer | Refusal]) -> bytes:
+    identity = deployment.identity
     items: list[dict[str, Any]] = []
     for outcome in outcomes:
         if isinstance(outcome, Refusal):

@@ -4,10 +4,11 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import Response
 
 from access.policy import Action
-from api.answers import answer, bounded
+from api.answers import answer
 from api.routing import BASE, Admitted, Route
 from api.schemas import StatsShown
 from api.system import System
+from database.reading import bounded
 from monitoring.stats import stats
 
 

@@ -178,6 +178,47 @@ def test_the_same_key_and_body_return_the_first_answer_and_write_one_record(api:
     assert api.post("/predict/deterioration", json=body, headers={"Idempotency-Key": "x"}).status_code == 422
 
 
+def test_a_key_holds_for_a_batch_in_which_nothing_could_be_predicted(api: httpx.Client) -> None:
+    key = {"Idempotency-Key": str(uuid.uuid4())}
+    body = {"model_name": "clinical_ner", "items": [{"id": "1", "input_data": {"text": ""}}]}
+    first, second = (api.post("/predict/batch", json=body, headers=key) for _ in range(2))
+    assert first.status_code == 200
+    assert first.content == second.content
+    body["items"] = [{"id": "2", "input_data": {"text": "fever"}}]
+    assert api.post("/predict/batch", json=body, headers=key).status_code == 409
+
+
+def test_roles_add_up(api: httpx.Client, issuer: DevIssuer) -> None:
+    me, patient = str(uuid.uuid4()), str(uuid.uuid4())
+    answer = api.post("/predict/deterioration", json={"measurements": WEEK, "patient_id": me}).json()
+    address = f"/predictions/{answer['prediction_id']}"
+    as_patient = api.get(address, headers=bearer(issuer, "patient", subject=me)).json()
+    assert as_patient["result"] == answer["risk"]
+    assert (as_patient["ip_address"], as_patient["user_agent"]) == (None, None)
+    both = bearer(issuer, "patient", "clinician", subject=me)
+    assert api.get(address, headers=both).json()["result"] == answer["risk"]
+    own = api.post("/predict/deterioration", json={"measurements": WEEK, "patient_id": patient}, headers=both).json()
+    assert api.get(f"/predictions/{own['prediction_id']}", headers=both).json()["purpose_of_use"] == "CAREMGT"
+    auditing = bearer(issuer, "clinician", "auditor", subject="somebody")
+    seen = api.get(address, headers=auditing)
+    assert seen.status_code == 200
+    assert "result" not in seen.json()
+
+
+@pytest.mark.parametrize("forwarded", ["6.6.6.6", "unknown", "1.2.3.4/8", "fe80::1%eth0", "' OR 1=1"])
+def test_where_a_request_says_it_comes_from_is_not_believed(api: httpx.Client, forwarded: str) -> None:
+    headers = {"X-Forwarded-For": forwarded, "X-Forwarded-Proto": "https"}
+    answer = api.post("/predict/deterioration", json={"measurements": WEEK}, headers=headers)
+    assert answer.status_code == 200
+    assert api.get(f"/predictions/{answer.json()['prediction_id']}").json()["ip_address"] == "127.0.0.1"
+
+
+def test_another_method_says_which_is_allowed(api: httpx.Client, server: Server) -> None:
+    assert api.get("/predict").headers["Allow"] == "POST"
+    assert api.delete("/models").headers["Allow"] == "GET"
+    assert httpx.post(server.url + "/livez").status_code == 405
+
+
 def test_the_callers_request_id_comes_back_and_others_get_one(api: httpx.Client) -> None:
     mine = str(uuid.uuid4())
     answer = api.post("/predict/deterioration", json={"measurements": WEEK}, headers={"X-Request-ID": mine})
@@ -227,7 +268,8 @@ def test_bentomls_own_client_can_predict(server: Server, issuer: DevIssuer) -> N
 
 
 @pytest.mark.parametrize(
-    "path", ["/models/none", "/models/none/performance", f"/predictions/{uuid.uuid4()}", "/predictions/x"]
+    "path",
+    ["/models/none", "/models/none/performance", f"/predictions/{uuid.uuid4()}", "/predictions/x", "/models/%00"],
 )
 def test_what_is_not_there_is_404(api: httpx.Client, path: str) -> None:
     response = api.get(path)

@@ -164,6 +164,7 @@ QUERIES = {
     "limit is negative": "/predictions/history?limit=-1",
     "cursor is rubbish": "/predictions/history?cursor=CANARY-7f3a",
     "patient is an injection": "/predictions/history?patient_id=%27%20OR%201%3D1--",
+    "limit twice": "/predictions/history?limit=1&limit=2",
     "unknown parameter": "/predictions/history?CANARY-7f3a=1",
     "hours is zero": "/models/clinical_ner/performance?hours=0",
     "hours is a fraction": "/models/clinical_ner/performance?hours=1.5",
@@ -175,6 +176,23 @@ QUERIES = {
 @pytest.mark.usefixtures("still_well")
 def test_a_query_of_the_wrong_form(server: Server, clinician: dict[str, str], name: str) -> None:
     assert_problem(httpx.get(server.url + BASE + QUERIES[name], headers=clinician), 422)
+
+
+@pytest.mark.usefixtures("still_well")
+def test_a_header_that_decides_something_may_not_come_twice(server: Server, clinician: dict[str, str]) -> None:
+    token = clinician["Authorization"]
+    for extra in (("Authorization", token), ("Idempotency-Key", "x"), ("Content-Type", "application/json")):
+        headers = [("Authorization", token), ("Content-Type", "application/json"), ("Idempotency-Key", "y"), extra]
+        assert_problem(httpx.post(server.url + NER, content=b'{"text": "fever"}', headers=headers), 422)
+
+
+@pytest.mark.usefixtures("still_well")
+def test_an_absurd_content_length_is_refused(server: Server, clinician: dict[str, str]) -> None:
+    head = f"POST {NER} HTTP/1.1\r\nHost: x\r\nAuthorization: {clinician['Authorization']}\r\n"
+    head += f"Content-Type: application/json\r\nContent-Length: {'0' * 5000}24\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", server.port), timeout=5) as connection:
+        connection.sendall(head.encode())
+        assert connection.recv(100).split()[1] in {b"400", b"413"}
 
 
 @pytest.mark.usefixtures("still_well")

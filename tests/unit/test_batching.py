@@ -160,6 +160,24 @@ async def test_interactive_items_go_before_bulk(runner: Echo, executor: ThreadPo
     assert runner.batches == [["first"], ["live0", "live1"], ["bulk0", "bulk1"], ["bulk2", "bulk3"]]
 
 
+async def test_long_texts_leave_a_slot_to_short_ones(executor: ThreadPoolExecutor) -> None:
+    class Slow(Echo):
+        def run(self, items: Sequence[str]) -> Sequence[Prediction]:
+            if len(items[0]) >= 1024:
+                self.gate.wait(10)
+            return [Prediction({"echo": item}, None) for item in items]
+
+    runner = Slow()
+    runner.gate.clear()
+    batcher = Batcher(runner, executor, Limits(slots=2))
+    long = [asyncio.create_task(batcher.infer("l" * 2000)) for _ in range(8)]
+    await asyncio.sleep(0)
+    short = await asyncio.wait_for(batcher.infer("short"), 2)
+    assert short.prediction.result == {"echo": "short"}
+    runner.gate.set()
+    assert len(await asyncio.gather(*long)) == 8
+
+
 async def test_a_runner_that_loses_an_answer_does_not_shift_the_others(executor: ThreadPoolExecutor) -> None:
     class Losing(Echo):
         def run(self, items: Sequence[str]) -> Sequence[Prediction]:
