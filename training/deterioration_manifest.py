@@ -81,7 +81,7 @@ def make_manifest(stage: Stage, bands: dict[str, float], metrics: dict[str, Any]
         preprocessing_version=PREPROCESSING_VERSION,
         input_schema=input_schema(),
         output_schema=output_schema(),
-        cacheable=False,  # computing takes less time than looking up
+        cacheable=False,  # weeks hardly repeat, and a look-up that misses costs half of computing
         metrics=metrics,
         parameters={**bands, "window_days": WINDOW_DAYS, "horizon_days": HORIZON_DAYS, "features": list(FEATURE_NAMES)},
         training=training,
