@@ -4,17 +4,15 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from errors import FollowupError, SetupError
+from commands import models as models_commands
+from commands.models import Promote, register_stored
+from commands.shared import Json, console, database, explained
+from errors import SetupError
 
 ROOT: Final = Path(__file__).resolve().parent
 
@@ -24,35 +22,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 train_app = typer.Typer(help="Train a model, save it to the store and register it.", no_args_is_help=True)
-models_app = typer.Typer(help="Versions of models: which there are, which one answers.", no_args_is_help=True)
 app.add_typer(train_app, name="train")
-app.add_typer(models_app, name="models")
-
-console = Console()
-Json = Annotated[bool, typer.Option("--json", help="For machines.")]
-
-
-def explained(command: Callable[..., None]) -> Callable[..., None]:
-    """Turns what cannot be done into one line on standard error."""
-
-    @wraps(command)
-    def run(*arguments: Any, **options: Any) -> None:
-        from sqlalchemy.exc import SQLAlchemyError
-
-        try:
-            command(*arguments, **options)
-        except (SetupError, FollowupError) as error:
-            _complain(str(error))
-            raise typer.Exit(1) from error
-        except SQLAlchemyError as error:  # its message would quote statements, addresses and values
-            _complain(f"The database cannot be used ({type(error).__name__}): is it there, and is DATABASE_URL right?")
-            raise typer.Exit(1) from error
-
-    return run
-
-
-def _complain(message: str) -> None:
-    Console(stderr=True).print(f"followup: {message}", style="red", markup=False, highlight=False, soft_wrap=True)
+app.add_typer(models_commands.app, name="models")
 
 
 @app.command()
@@ -103,41 +74,6 @@ def token(
     print(DevIssuer(home / "issuer").token([role], sub or demo_subject(role)))
 
 
-@contextmanager
-def _database() -> Iterator[Any]:
-    """An engine on DATABASE_URL, or on the demo's database when that is not set."""
-    from database.engine import open_engine
-    from demo import HOME, Demo
-
-    demo = None
-    if "DATABASE_URL" not in os.environ:
-        home = Path(os.environ.get("FOLLOWUP_HOME", HOME))
-        if not home.exists():
-            raise SetupError("DATABASE_URL is not set, and there is no demo here: `followup up` makes one.")
-        demo = Demo(home)
-        os.environ.update(demo.start())
-    Path(os.environ["BENTOML_HOME"]).mkdir(parents=True, exist_ok=True)
-    engine = open_engine(os.environ["DATABASE_URL"])
-    try:
-        yield engine
-    finally:
-        engine.dispose()
-        if demo is not None:
-            demo.stop()
-
-
-def _register(engine: Any, stored: Any, *, promote: bool) -> None:
-    from registry import catalog
-
-    with engine.begin() as connection:
-        catalog.register(connection, stored)
-        if promote:
-            catalog.promote(connection, stored.manifest.name, stored.manifest.version, by=os.environ.get("USER", "cli"))
-    answers = "; it answers now" if promote else f"; to let it answer: followup models promote {stored.tag}"
-    Console(stderr=True).print(f"Saved and registered {stored.tag}{answers}", highlight=False, soft_wrap=True)
-
-
-Promote = Annotated[bool, typer.Option("--promote", help="Let it answer at once.")]
 Seed = Annotated[int | None, typer.Option(help="The same seed, data and machine give the same model.")]
 Epochs = Annotated[int | None, typer.Option(min=1, help="More take longer and may learn more.")]
 
@@ -158,9 +94,9 @@ def deterioration(
     from training.train_deterioration_model import TrainingConfig, train
 
     config = TrainingConfig(days=days)
-    with _database() as engine, progress_bar() as progress:
+    with database() as engine, progress_bar() as progress:
         stored = train(engine, replace(config, fit=replace(config.fit, **_given(seed=seed, epochs=epochs))), progress)
-        _register(engine, stored, promote=promote)
+        register_stored(engine, stored, promote=promote)
     _show_metrics(stored, as_json, "verdict", "auroc", "auroc_within_patient", "calibration_slope")
 
 
@@ -174,10 +110,10 @@ def ner(seed: Seed = None, epochs: Epochs = None, promote: Promote = False, as_j
     from training.progress import progress_bar
 
     config = NerConfig()
-    with _database() as engine:
+    with database() as engine:
         with progress_bar() as progress:
             stored = train(replace(config, fit=replace(config.fit, **_given(seed=seed, epochs=epochs))), progress)
-        _register(engine, stored, promote=promote)
+        register_stored(engine, stored, promote=promote)
     _show_metrics(stored, as_json, "f1_strict", "f1_relaxed", "ece", "served")
 
 
@@ -207,78 +143,13 @@ def demo_data(
     from training.demo_data import load_demo_data
     from training.progress import progress_bar
 
-    with _database() as engine, progress_bar() as progress:
+    with database() as engine, progress_bar() as progress:
         loaded = load_demo_data(engine, patients, days, seed, progress, replace=replace)
     console.print(
         f"{loaded.measurements} days of {loaded.patients} made-up people, {loaded.declines} declines,"
         f" to {loaded.last_day}",
         highlight=False,
     )
-
-
-@models_app.command("list")
-@explained
-def list_models(as_json: Json = False) -> None:
-    """All registered versions."""
-    from registry import catalog
-
-    with _database() as engine, engine.connect() as connection:
-        versions = catalog.versions(connection)
-    if as_json:
-        names = ("name", "version", "alias", "stage", "task", "digest", "metrics")
-        print(json.dumps([{name: getattr(version, name) for name in names} for version in versions], indent=2))
-        return
-    table = Table(box=None)
-    for heading in ("model", "version", "alias", "stage", "created", "digest"):
-        table.add_column(heading, no_wrap=True)
-    for version in versions:
-        created = version.created_at.strftime("%Y-%m-%d %H:%M")
-        table.add_row(version.name, version.version, version.alias or "", version.stage, created, version.digest[:12])
-    Console(width=max(120, console.width)).print(table)  # a tag that is cut off cannot be promoted
-
-
-@models_app.command()
-@explained
-def show(tag: Annotated[str, typer.Argument(help="NAME:VERSION")], as_json: Json = False) -> None:
-    """One version in full, with its model card."""
-    from dataclasses import asdict
-
-    from registry import catalog
-
-    name, _, version = tag.partition(":")
-    with _database() as engine, engine.connect() as connection:
-        registered = catalog.find(connection, name, version)
-    if registered is None:
-        raise SetupError("No such version: followup models list")
-    if as_json:
-        print(json.dumps(asdict(registered), indent=2, default=str))
-    else:
-        console.print(registered.model_card, markup=False, highlight=False)
-
-
-@models_app.command()
-@explained
-def promote(tag: Annotated[str, typer.Argument(help="NAME:VERSION")]) -> None:
-    """Let a version answer; running servers take it over within seconds, without a restart."""
-    from registry import catalog
-
-    name, _, version = tag.partition(":")
-    with _database() as engine, engine.begin() as connection:
-        catalog.promote(connection, name, version, by=os.environ.get("USER", "cli"))
-    console.print(f"{tag} answers now", highlight=False)
-
-
-@models_app.command()
-@explained
-def register(
-    tag: Annotated[str, typer.Argument(help="NAME:VERSION of the BentoML store")], promote: Promote = False
-) -> None:
-    """Register a version that came into the store by `bentoml models import`."""
-    from registry import store
-
-    name, _, version = tag.partition(":")
-    with _database() as engine:
-        _register(engine, store.get(name, version), promote=promote)
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import (
+    ARRAY,
     BigInteger,
     CheckConstraint,
     Date,
@@ -26,7 +27,21 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.dialects.postgresql import INET, JSONB, REAL
+from sqlalchemy.dialects.postgresql.base import ischema_names
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.types import UserDefinedType
+
+
+class XID8(UserDefinedType[str]):
+    """PostgreSQL's 64-bit transaction id."""
+
+    cache_ok = True
+
+    def get_col_spec(self, **_options: Any) -> str:
+        return "xid8"
+
+
+ischema_names["xid8"] = XID8
 
 
 class Table(DeclarativeBase):
@@ -90,6 +105,7 @@ class PredictionRecord(Table):
         Index(None, "patient_id", "created_at", "id"),
         Index(None, "principal", "created_at", "id"),
         Index(None, "model_name", "created_at", "id"),
+        CheckConstraint("principal <> ''", name="principal"),
         {"postgresql_partition_by": "RANGE (created_at)"},
     )
 
@@ -101,6 +117,7 @@ class PredictionRecord(Table):
     model_name: Mapped[str]
     model_version: Mapped[str]
     model_digest: Mapped[str]
+    variant: Mapped[str]  # the alias under which the version answered
     principal: Mapped[str]
     roles: Mapped[str]
     client_id: Mapped[str]
@@ -108,13 +125,229 @@ class PredictionRecord(Table):
     purpose_of_use: Mapped[str]
     ip_address: Mapped[str | None] = mapped_column(INET)
     user_agent: Mapped[str | None]
-    key_version: Mapped[int] = mapped_column(SmallInteger)
+    key_id: Mapped[UUID]  # of data_keys
     input: Mapped[bytes]
     result: Mapped[bytes]
     confidence: Mapped[float | None]
     cache_hit: Mapped[bool]
     inference_time_ms: Mapped[float]
     latency_ms: Mapped[float]
+    xid: Mapped[str] = mapped_column(XID8, server_default=func.pg_current_xact_id(), index=True)
+
+
+class AuditEvent(Table):
+    """One access that was not an answered prediction: who did or tried what, and how it ended.
+
+    `action` is the policy's word for it, `route` the template of the address, `outcome` one word for how it ended.
+    `patient_id` is whom it was about, where that is one person; `detail` is AES-256-GCM cipher text.
+    """
+
+    __tablename__ = "audit_events"
+    __table_args__ = (
+        PrimaryKeyConstraint("created_at", "id"),
+        Index(None, "patient_id", "created_at", "id"),
+        Index(None, "principal", "created_at", "id"),
+        CheckConstraint("principal <> ''", name="principal"),
+        {"postgresql_partition_by": "RANGE (created_at)"},
+    )
+
+    created_at: Mapped[datetime]
+    id: Mapped[UUID]
+    request_id: Mapped[UUID]
+    action: Mapped[str]
+    route: Mapped[str]
+    status: Mapped[int] = mapped_column(SmallInteger)
+    outcome: Mapped[str]
+    principal: Mapped[str]
+    roles: Mapped[str]
+    client_id: Mapped[str]
+    patient_id: Mapped[str | None]
+    target: Mapped[str | None]
+    purpose_of_use: Mapped[str]
+    ip_address: Mapped[str | None] = mapped_column(INET)
+    user_agent: Mapped[str | None]
+    key_id: Mapped[UUID | None]
+    detail: Mapped[bytes | None]
+    latency_ms: Mapped[float]
+    xid: Mapped[str] = mapped_column(XID8, server_default=func.pg_current_xact_id(), index=True)
+
+
+class AuditLeaf(Table):
+    """One sealed row of the trail: its place in the Merkle tree and the RFC 6962 hash of its canonical form."""
+
+    __tablename__ = "audit_leaves"
+    __table_args__ = (
+        UniqueConstraint("row_id", "source"),
+        CheckConstraint("source IN ('ml_predictions', 'audit_events')", name="source"),
+    )
+
+    leaf_index: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    source: Mapped[str]
+    created_at: Mapped[datetime]
+    row_id: Mapped[UUID]
+    leaf_hash: Mapped[bytes]
+
+
+class AuditNode(Table):
+    """The hash over the 2^level leaves from position * 2^level on; only complete subtrees are kept, level 1 and up."""
+
+    __tablename__ = "audit_nodes"
+    __table_args__ = (PrimaryKeyConstraint("level", "position"),)
+
+    level: Mapped[int] = mapped_column(SmallInteger)
+    position: Mapped[int] = mapped_column(BigInteger)
+    node_hash: Mapped[bytes]
+
+
+class AuditCheckpoint(Table):
+    """A signed statement of the whole tree (C2SP tlog-checkpoint); rows of transactions before `horizon` are in it."""
+
+    __tablename__ = "audit_checkpoints"
+
+    tree_size: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    root_hash: Mapped[bytes]
+    note: Mapped[str]
+    horizon: Mapped[int] = mapped_column(BigInteger)
+    created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+
+
+class AuditAnchor(Table):
+    """A checkpoint that was also put where this database's administrator cannot reach."""
+
+    __tablename__ = "audit_anchors"
+    __table_args__ = (PrimaryKeyConstraint("tree_size", "place"),)
+
+    tree_size: Mapped[int] = mapped_column(BigInteger)
+    place: Mapped[str]
+    anchored_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+
+
+class LegalHold(Table):
+    """While it stands, nothing of this patient (null: of anybody) is erased or archived away."""
+
+    __tablename__ = "legal_holds"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    patient_id: Mapped[str | None]
+    reason: Mapped[str]
+    placed_by: Mapped[str]
+    placed_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    released_by: Mapped[str | None]
+    released_at: Mapped[datetime | None]
+
+
+class DataKey(Table):
+    """The key that seals what is held about one subject, wrapped by the key-encryption key; null once destroyed."""
+
+    __tablename__ = "data_keys"
+    __table_args__ = (
+        Index("uq_data_keys_subject", "subject", unique=True, postgresql_where=text("destroyed_at IS NULL")),
+        CheckConstraint("(wrapped_key IS NULL) = (destroyed_at IS NOT NULL)", name="destroyed"),
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    subject: Mapped[str]
+    wrapping_key_id: Mapped[str]
+    wrapped_key: Mapped[bytes | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    destroyed_at: Mapped[datetime | None]
+
+
+class CareTeamMember(Table):
+    """A clinician who cares for a patient."""
+
+    __tablename__ = "care_team"
+    __table_args__ = (PrimaryKeyConstraint("clinician", "patient_id"),)
+
+    clinician: Mapped[str]
+    patient_id: Mapped[str]
+    since: Mapped[datetime] = mapped_column(server_default=func.now())
+    until: Mapped[datetime | None]
+    granted_by: Mapped[str]
+
+
+class BreakGlass(Table):
+    """Emergency access of a clinician to one patient, an hour at most; somebody else reviews it. `reason` is sealed."""
+
+    __tablename__ = "break_glass"
+    __table_args__ = (
+        CheckConstraint(
+            "expires_at > started_at AND expires_at <= started_at + interval '60 minutes'", name="duration"
+        ),
+        CheckConstraint("reviewed_by <> clinician", name="reviewer"),
+        Index(None, "clinician", "expires_at"),
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    clinician: Mapped[str]
+    patient_id: Mapped[str]
+    key_id: Mapped[UUID]
+    reason: Mapped[bytes]
+    started_at: Mapped[datetime]
+    expires_at: Mapped[datetime]
+    reviewed_by: Mapped[str | None]
+    reviewed_at: Mapped[datetime | None]
+
+
+class Revocation(Table):
+    """A token (jti), a login (origin_jti) or a person (sub) that is no longer let in; until null: for good."""
+
+    __tablename__ = "revocations"
+    __table_args__ = (
+        PrimaryKeyConstraint("kind", "value"),
+        CheckConstraint("kind IN ('jti', 'origin_jti', 'sub')", name="kind"),
+    )
+
+    kind: Mapped[str]
+    value: Mapped[str]
+    revoked_by: Mapped[str]
+    revoked_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    until: Mapped[datetime | None]
+
+
+class LoginSession(Table):
+    """When a login (a digest of its origin_jti) was last used, for the log-off of idle ones."""
+
+    __tablename__ = "login_sessions"
+
+    session: Mapped[bytes] = mapped_column(primary_key=True)
+    last_seen: Mapped[datetime]
+
+
+class ModelSignature(Table):
+    """A signed act on one version of a model: who, when, with which meaning, bound to the digest of its files."""
+
+    __tablename__ = "model_signatures"
+    __table_args__ = (
+        CheckConstraint("meaning IN ('registered', 'approved', 'rejected', 'promoted', 'rolled-back')", name="meaning"),
+        Index(None, "model_name", "model_version"),
+    )
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    model_name: Mapped[str]
+    model_version: Mapped[str]
+    model_digest: Mapped[str]
+    meaning: Mapped[str]
+    signer: Mapped[str]
+    signed_at: Mapped[datetime]
+    comment: Mapped[str] = mapped_column(server_default="")
+    signature: Mapped[bytes]
+
+
+class ExternalAgreement(Table):
+    """One approver's signature under a business associate agreement that an external model needs."""
+
+    __tablename__ = "external_agreements"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    model_name: Mapped[str]
+    party: Mapped[str]
+    scope: Mapped[str]
+    document_sha256: Mapped[str]
+    expires_on: Mapped[date] = mapped_column(Date)
+    signer: Mapped[str]
+    signed_at: Mapped[datetime]
+    signature: Mapped[bytes]
 
 
 class IdempotencyKey(Table):
@@ -128,6 +361,7 @@ class IdempotencyKey(Table):
     request_mac: Mapped[bytes]
     key_version: Mapped[int] = mapped_column(SmallInteger)
     answer: Mapped[bytes]
+    patients: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default="{}")  # whose erasure removes it
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
@@ -206,4 +440,4 @@ class PatientOutcome(Table):
     recorded_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
-PARTITIONED = (PredictionRecord.__tablename__, PerformanceLog.__tablename__)
+PARTITIONED = (PredictionRecord.__tablename__, PerformanceLog.__tablename__, AuditEvent.__tablename__)

@@ -22,7 +22,8 @@ from psycopg import sql
 from embedded.shared_server import SharedServer, private_folder, socket_folder
 from errors import SetupError
 
-ROLE: Final = "followup"
+OWNER: Final = "followup"  # owns the tables; the others are what the server and the sealer log in as
+LOGINS: Final = (OWNER, "followup_app", "followup_sealer", "followup_auditor")
 DATABASE: Final = "followup"
 _OLDEST_MAJOR: Final = 15
 _SETTINGS: Final = {
@@ -89,10 +90,10 @@ class EmbeddedPostgres:
         self._server = SharedServer(self)
 
     def start(self) -> str:
-        """Start or join the server. Returns its DATABASE_URL."""
+        """Start or join the server. Returns the URL of its database for the owner of the tables."""
         self._server.acquire()
         self._make_database()
-        return self.url(ROLE, DATABASE)
+        return self.url(OWNER, DATABASE)
 
     def stop(self) -> None:
         self._server.release()
@@ -158,20 +159,21 @@ class EmbeddedPostgres:
         with psycopg.connect(self.url("postgres", "postgres"), autocommit=True) as connection:
             # Two processes may come here at once; the advisory lock makes the second find everything made.
             connection.execute("SELECT pg_advisory_lock(20220001)")
-            if not connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [ROLE]).fetchone():
-                statement = sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(
-                    sql.Identifier(ROLE), sql.Literal(self._password(ROLE))
-                )
-                connection.execute(statement)
+            for role in LOGINS:
+                if not connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [role]).fetchone():
+                    statement = sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(
+                        sql.Identifier(role), sql.Literal(self._password(role))
+                    )
+                    connection.execute(statement)
             if not connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [DATABASE]).fetchone():
                 connection.execute(
-                    sql.SQL("CREATE DATABASE {} OWNER {}").format(sql.Identifier(DATABASE), sql.Identifier(ROLE))
+                    sql.SQL("CREATE DATABASE {} OWNER {}").format(sql.Identifier(DATABASE), sql.Identifier(OWNER))
                 )
 
     def create_database(self, name: str) -> str:
-        """Make an empty database of our role beside the main one and return its URL; tests take one each."""
+        """Make an empty database beside the main one and return its owner's URL; tests take one each."""
         with psycopg.connect(self.url("postgres", "postgres"), autocommit=True) as connection:
             connection.execute(
-                sql.SQL("CREATE DATABASE {} OWNER {}").format(sql.Identifier(name), sql.Identifier(ROLE))
+                sql.SQL("CREATE DATABASE {} OWNER {}").format(sql.Identifier(name), sql.Identifier(OWNER))
             )
-        return self.url(ROLE, name)
+        return self.url(OWNER, name)

@@ -1,0 +1,1 @@
+"""The groups of commands below `followup`: models, audit, access, keys."""

@@ -1,0 +1,62 @@
+"""What all commands share: one line for what cannot be done, the console, a database to work on."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from errors import FollowupError, SetupError
+
+console = Console()
+Json = Annotated[bool, typer.Option("--json", help="For machines.")]
+
+
+def explained(command: Callable[..., None]) -> Callable[..., None]:
+    """Turns what cannot be done into one line on standard error."""
+
+    @wraps(command)
+    def run(*arguments: Any, **options: Any) -> None:
+        from sqlalchemy.exc import SQLAlchemyError
+
+        try:
+            command(*arguments, **options)
+        except (SetupError, FollowupError) as error:
+            _complain(str(error))
+            raise typer.Exit(1) from error
+        except SQLAlchemyError as error:  # its message would quote statements, addresses and values
+            _complain(f"The database cannot be used ({type(error).__name__}): is it there, and is DATABASE_URL right?")
+            raise typer.Exit(1) from error
+
+    return run
+
+
+def _complain(message: str) -> None:
+    Console(stderr=True).print(f"followup: {message}", style="red", markup=False, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def database() -> Iterator[Any]:
+    """An engine on DATABASE_URL, or on the demo's database when that is not set."""
+    from database.engine import open_engine
+    from demo import HOME, Demo
+
+    demo = None
+    if "DATABASE_URL" not in os.environ:
+        home = Path(os.environ.get("FOLLOWUP_HOME", HOME))
+        if not home.exists():
+            raise SetupError("DATABASE_URL is not set, and there is no demo here: `followup up` makes one.")
+        demo = Demo(home)
+        os.environ.update(demo.start())
+    Path(os.environ["BENTOML_HOME"]).mkdir(parents=True, exist_ok=True)
+    engine = open_engine(os.environ["DATABASE_URL"])
+    try:
+        yield engine
+    finally:
+        engine.dispose()
+        if demo is not None:
+            demo.stop()
