@@ -16,8 +16,9 @@ from redis.backoff import NoBackoff
 from access.jwks import FetchedKeys, KeySource, PinnedKeys
 from access.tokens import TokenVerifier
 from api.system import System
-from audit.envelope import Envelope, KeyedDigest, derive, root_key
+from audit.data_keys import DataKeys
 from audit.history import FirstAnswers, History
+from audit.key_encryption import KeyRing, KmsWrappingKey, LocalWrappingKey, root_key
 from audit.trail import Trail
 from database.engine import libpq_url, open_async_engine
 from database.maintenance import Maintenance
@@ -37,12 +38,14 @@ class Runtime:
     """The system and the order in which its parts start and stop."""
 
     system: System
+    keys: DataKeys
     performance_log: PerformanceLogger
     maintenance: Maintenance
     executor: Executor
 
     async def open(self) -> None:
         """Connect, load and warm up. Raises when the server could not do its work."""
+        await self.keys.open()
         await self.system.trail.open()
         await self.system.cache.open()
         await self.system.deployments.open()
@@ -56,6 +59,7 @@ class Runtime:
         await self.system.trail.close()
         await self.performance_log.close()
         await self.system.cache.close()
+        await self.keys.close()
         await self.system.engine.dispose()
         await asyncio.to_thread(self.executor.shutdown, cancel_futures=True)
 
@@ -69,24 +73,24 @@ def bootstrap(
 ) -> Runtime:
     """Build everything; nothing is connected yet."""
     settings = settings or load_settings()
-    root = root_key(settings.encryption_key.get_secret_value())
     database_url = settings.database_url.get_secret_value()
     engine = open_async_engine(database_url, pool_size=settings.database_pool_size)
-    records = Envelope(derive(root, "records"))
+    data_keys = DataKeys(engine, key_ring(settings))
     executor = ThreadPoolExecutor(settings.inference_threads, thread_name_prefix="inference")
     metrics = Metrics()
     performance_log = PerformanceLogger(engine, instance=f"{platform.node()}-{os.getpid()}")
     deployments = Deployments(
         engine, runners or _runners(settings), executor, _limits(settings), refresh_s=settings.model_refresh_s
     )
-    trail = Trail(libpq_url(database_url), records, timeout_s=settings.audit_timeout_ms / 1000)
-    cache = cache or _cache(settings, root)
+    trail = Trail(libpq_url(database_url), data_keys, timeout_s=settings.audit_timeout_ms / 1000)
+    cache = cache or _cache(settings)
     pipeline = Pipeline(
         deployments=deployments,
         cache=cache,
-        cache_keys=CacheKeys(KeyedDigest(derive(root, "cache keys")), tenant=settings.tenant),
+        cache_keys=CacheKeys(data_keys.digest("cache keys"), tenant=settings.tenant),
+        keys=data_keys,
         trail=trail,
-        first_answers=FirstAnswers(engine, records, KeyedDigest(derive(root, "request digests"))),
+        first_answers=FirstAnswers(engine, data_keys),
         observer=Fanout(metrics, performance_log),
     )
     metrics.gauge("followup_cache_up", "Whether the cache answers.", lambda: float(cache.enabled))
@@ -100,11 +104,29 @@ def bootstrap(
         pipeline=pipeline,
         deployments=deployments,
         cache=cache,
+        keys=data_keys,
         trail=trail,
-        history=History(engine, records),
+        history=History(engine, data_keys),
         metrics=metrics,
     )
-    return Runtime(system=system, performance_log=performance_log, maintenance=Maintenance(engine), executor=executor)
+    return Runtime(
+        system=system,
+        keys=data_keys,
+        performance_log=performance_log,
+        maintenance=Maintenance(engine),
+        executor=executor,
+    )
+
+
+def key_ring(settings: Settings) -> KeyRing:
+    """The wrapping keys of the settings: KMS where it is set, else ENCRYPTION_KEY; older ones still open."""
+    older = [LocalWrappingKey(root_key(key)) for key in settings.encryption_keys_old.get_secret_value().split()]
+    local = settings.encryption_key.get_secret_value()
+    if not settings.kms_key_id:
+        return KeyRing(LocalWrappingKey(root_key(local)), older)
+    if local:
+        older.append(LocalWrappingKey(root_key(local)))
+    return KeyRing(KmsWrappingKey(settings.kms_key_id, endpoint=settings.kms_endpoint or None), older)
 
 
 def _runners(settings: Settings) -> Mapping[str, RunnerFactory]:
@@ -135,7 +157,7 @@ def _keys(settings: Settings) -> KeySource:
     return FetchedKeys(settings.cognito_jwks_url or f"{settings.cognito_issuer}/.well-known/jwks.json")
 
 
-def _cache(settings: Settings, root: bytes) -> ResultCache:
+def _cache(settings: Settings) -> ResultCache:
     if not settings.redis_host and not settings.redis_socket:
         return NoCache()
     timeout_s = settings.cache_timeout_ms / 1000
@@ -150,4 +172,4 @@ def _cache(settings: Settings, root: bytes) -> ResultCache:
         client = Redis(unix_socket_path=settings.redis_socket, **common)
     else:
         client = Redis(host=settings.redis_host, port=settings.redis_port, ssl=settings.redis_tls, **common)
-    return RedisCache(client, Envelope(derive(root, "cache values")), ttl_s=settings.cache_ttl_s, timeout_s=timeout_s)
+    return RedisCache(client, ttl_s=settings.cache_ttl_s, timeout_s=timeout_s)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from access.tokens import TokenVerifier
+from audit.data_keys import DataKeys
 from audit.history import History
 from audit.trail import Trail
 from inference.cache import ResultCache
@@ -23,6 +24,7 @@ class System:
     pipeline: Pipeline
     deployments: Deployments
     cache: ResultCache
+    keys: DataKeys
     trail: Trail
     history: History
     metrics: Metrics
