@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import Any, Final
 from uuid import UUID, uuid4
 
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from access.policy import require
@@ -109,7 +110,7 @@ class Gate:
                 self._record_later(system, visit)
 
     def _record_later(self, system: System, visit: Visit) -> None:
-        """The client has gone: nobody waits for this event, but it belongs into the trail."""
+        """The server stops in the middle: nobody waits for this event, but it belongs into the trail."""
 
         async def record() -> None:
             with suppress(AuditUnavailable):
@@ -162,7 +163,7 @@ class _Outbound:
         headers = [(name, value) for name, value in message["headers"] if name.lower() != b"server"]
         media_type = next((value for name, value in headers if name.lower() == b"content-type"), b"")
         error: FollowupError | None = None
-        if self.status >= 400 and not media_type.startswith(MEDIA_TYPE.encode()):
+        if self.status >= 400 and self.status != ABANDONED and not media_type.startswith(MEDIA_TYPE.encode()):
             error = _error_for(self.status)
         if self._before is not None:
             try:
@@ -236,6 +237,8 @@ async def _run_unless_disconnected(app: ASGIApp, scope: Scope, receive: _Replay,
         if not gone:
             raise
         running.uncancel()
+        # To nobody, but BentoML's layers around this one wait for an answer until their own time limit.
+        await Response(status_code=ABANDONED)(scope, receive, send)
     finally:
         timer.cancel()
         if watcher is not None:

@@ -137,9 +137,9 @@ async def test_a_client_that_goes_away_is_on_record(
     server: Server, clinician: dict[str, str], traces: Callable[[str], list[dict[str, Any]]]
 ) -> None:
     request_id = str(uuid.uuid4())
-    async with httpx.AsyncClient(base_url=server.url, timeout=0.3) as client:
+    async with httpx.AsyncClient(base_url=server.url, timeout=0.4) as client:
         with pytest.raises(httpx.ReadTimeout):
-            body = {"text": "severe headache and nausea, " * 200}
+            body = {"text": "severe headache and nausea, " * 700}
             headers = {**clinician, "X-Request-ID": request_id}
             await client.post(f"{BASE}/predict/symptom-analysis", json=body, headers=headers)
     for _ in range(MANY_TRIES):
