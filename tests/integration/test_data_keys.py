@@ -142,9 +142,8 @@ async def test_erasing_leaves_the_record_and_takes_what_was_said(
 async def test_nothing_is_erased_under_a_legal_hold(engine: Engine, keys: DataKeys, patient: str) -> None:
     await keys.current("patient:p")
     with engine.begin() as connection:
-        connection.execute(text(
-            f"INSERT INTO legal_holds (id, patient_id, reason, placed_by) VALUES (gen_random_uuid(), {patient}, 'x', 'y')"
-        ))  # fmt: skip
+        columns = "INSERT INTO legal_holds (id, patient_id, reason, placed_by)"
+        connection.execute(text(f"{columns} VALUES (gen_random_uuid(), {patient}, 'x', 'y')"))
         with pytest.raises(SetupError, match="legal hold"):
             erase(connection, "p", erasing("p"))
         connection.execute(text("UPDATE legal_holds SET released_at = now(), released_by = 'y'"))
