@@ -3,17 +3,24 @@
 import asyncio
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
+from access.break_glass import BreakGlass
+from access.care_team import CareTeam
+from access.denylist import Denylist
+from access.door import Door
 from access.jwks import FetchedKeys, KeySource, PinnedKeys
+from access.quotas import Quotas, redis_counters
+from access.sessions import LoginSessions
 from access.tokens import TokenVerifier
 from api.system import System
 from audit.envelope import Envelope, KeyedDigest, derive, root_key
@@ -37,12 +44,18 @@ class Runtime:
     """The system and the order in which its parts start and stop."""
 
     system: System
+    token_keys: KeySource
+    sessions: LoginSessions
+    quota_redis: Redis | None
     performance_log: PerformanceLogger
     maintenance: Maintenance
     executor: Executor
 
     async def open(self) -> None:
         """Connect, load and warm up. Raises when the server could not do its work."""
+        await self.token_keys.open()
+        await self.system.denylist.open()
+        await self.sessions.open()
         await self.system.trail.open()
         await self.system.cache.open()
         await self.system.deployments.open()
@@ -56,6 +69,11 @@ class Runtime:
         await self.system.trail.close()
         await self.performance_log.close()
         await self.system.cache.close()
+        await self.sessions.close()
+        if self.quota_redis is not None:
+            await self.quota_redis.aclose()
+        await self.system.denylist.close()
+        await self.token_keys.close()
         await self.system.engine.dispose()
         await asyncio.to_thread(self.executor.shutdown, cancel_futures=True)
 
@@ -81,22 +99,31 @@ def bootstrap(
     )
     trail = Trail(libpq_url(database_url), records, timeout_s=settings.audit_timeout_ms / 1000)
     cache = cache or _cache(settings, root)
+    care_team = CareTeam(engine)
+    denylist = Denylist(engine)
+    token_keys = keys or _keys(settings)
+    quota_redis = _redis(settings)
+    sessions = LoginSessions(engine, KeyedDigest(derive(root, "logins")).of)
     pipeline = Pipeline(
         deployments=deployments,
         cache=cache,
         cache_keys=CacheKeys(KeyedDigest(derive(root, "cache keys")), tenant=settings.tenant),
         trail=trail,
         first_answers=FirstAnswers(engine, records, KeyedDigest(derive(root, "request digests"))),
+        relations=care_team,
         observer=Fanout(metrics, performance_log),
     )
     metrics.gauge("followup_cache_up", "Whether the cache answers.", lambda: float(cache.enabled))
+    metrics.gauge("followup_denylist_age_seconds", "Since the denylist was last read.", lambda: denylist.age_s)
     metrics.gauge("followup_audit_trail_up", "Whether the audit trail can be written.", lambda: float(trail.reachable))
     system = System(
         demo=settings.followup_mode == "demo",
         engine=engine,
-        verifier=TokenVerifier(
-            keys or _keys(settings), issuer=settings.cognito_issuer, client_ids=settings.cognito_client_ids
-        ),
+        verifier=Door(_verifier(settings, token_keys), denylist, sessions),
+        denylist=denylist,
+        quotas=_quotas(settings, quota_redis, KeyedDigest(derive(root, "quotas")).of),
+        care_team=care_team,
+        break_glass=BreakGlass(engine, _OneKey(records), alarm=metrics.break_glass, changed=care_team.forget),
         pipeline=pipeline,
         deployments=deployments,
         cache=cache,
@@ -104,7 +131,15 @@ def bootstrap(
         history=History(engine, records),
         metrics=metrics,
     )
-    return Runtime(system=system, performance_log=performance_log, maintenance=Maintenance(engine), executor=executor)
+    return Runtime(
+        system=system,
+        token_keys=token_keys,
+        sessions=sessions,
+        quota_redis=quota_redis,
+        performance_log=performance_log,
+        maintenance=Maintenance(engine),
+        executor=executor,
+    )
 
 
 def _runners(settings: Settings) -> Mapping[str, RunnerFactory]:
@@ -135,9 +170,54 @@ def _keys(settings: Settings) -> KeySource:
     return FetchedKeys(settings.cognito_jwks_url or f"{settings.cognito_issuer}/.well-known/jwks.json")
 
 
+def _verifier(settings: Settings, keys: KeySource) -> TokenVerifier:
+    return TokenVerifier(
+        keys,
+        issuer=settings.cognito_issuer,
+        client_ids=settings.cognito_client_ids,
+        service_scope=settings.cognito_service_scope,
+    )
+
+
+def _quotas(settings: Settings, client: Redis | None, digest: Callable[[bytes], bytes]) -> Quotas:
+    return Quotas(
+        None if client is None else redis_counters(client),
+        digest,
+        per_minute=settings.quota_per_minute,
+        anonymous_per_minute=settings.quota_anonymous_per_minute,
+    )
+
+
+class _OneKey:
+    """The key of all records, in the place of one for each patient."""
+
+    id = UUID(int=0)
+
+    def __init__(self, envelope: Envelope) -> None:
+        self.seal, self.open = envelope.seal, envelope.open
+
+    async def current(self, subject: str) -> "_OneKey":
+        return self
+
+    async def by_id(self, ids: Collection[UUID]) -> "Mapping[UUID, _OneKey]":
+        return dict.fromkeys(ids, self)
+
+
 def _cache(settings: Settings, root: bytes) -> ResultCache:
-    if not settings.redis_host and not settings.redis_socket:
+    client = _redis(settings)
+    if client is None:
         return NoCache()
+    return RedisCache(
+        client,
+        Envelope(derive(root, "cache values")),
+        ttl_s=settings.cache_ttl_s,
+        timeout_s=settings.cache_timeout_ms / 1000,
+    )
+
+
+def _redis(settings: Settings) -> Redis | None:
+    if not settings.redis_host and not settings.redis_socket:
+        return None
     timeout_s = settings.cache_timeout_ms / 1000
     # redis-py's own retries would make one call to a frozen server last for seconds.
     common: dict[str, Any] = {
@@ -147,7 +227,5 @@ def _cache(settings: Settings, root: bytes) -> ResultCache:
         "password": settings.redis_password.get_secret_value() or None,
     }
     if settings.redis_socket:
-        client = Redis(unix_socket_path=settings.redis_socket, **common)
-    else:
-        client = Redis(host=settings.redis_host, port=settings.redis_port, ssl=settings.redis_tls, **common)
-    return RedisCache(client, Envelope(derive(root, "cache values")), ttl_s=settings.cache_ttl_s, timeout_s=timeout_s)
+        return Redis(unix_socket_path=settings.redis_socket, **common)
+    return Redis(host=settings.redis_host, port=settings.redis_port, ssl=settings.redis_tls, **common)

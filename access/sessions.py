@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from typing import Final
 
@@ -136,12 +136,10 @@ class LoginSessions:
                 await self._try(self.forget_old)
             flushes += 1
 
-    async def _try(self, work: Callable[[], object]) -> None:
+    async def _try(self, work: Callable[[], Awaitable[None]]) -> None:
         """Fails open: who is signed in may go on working while the database is away."""
         try:
-            outcome = work()
-            assert asyncio.iscoroutine(outcome)
-            await outcome
+            await work()
         except (SQLAlchemyError, OSError, TimeoutError, Unavailable) as error:
             log.warning("login sessions: not shared just now (%s)", type(error).__name__)
             self._no_database_until = self._clock() + _PAUSE_AFTER_FAILURE_S

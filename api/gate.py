@@ -5,7 +5,7 @@ small, plain JSON and of the route's form. Whatever goes wrong, here or further 
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import Any, Final
 from uuid import UUID, uuid4
 
@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from access.policy import require
 from access.principal import Principal
+from access.quotas import Allowance
 from api.admission import (
     as_uuid,
     caller_of,
@@ -23,7 +24,7 @@ from api.admission import (
     read_body,
     refuse_repeated,
 )
-from api.problems import MEDIA_TYPE, as_followup_error, problem_response
+from api.problems import MEDIA_TYPE, as_followup_error, problem_response, rate_limit_headers
 from api.routing import Admitted, RouteTable
 from api.system import System
 from errors import (
@@ -70,7 +71,9 @@ class Gate:
         try:
             system = self._system()
             refuse_repeated(scope)
-            principal = None if self._is_open(system, scope) else await _authenticate(system, headers)
+            principal = None if self._is_open(system, scope) else await _authenticate(system, scope, headers)
+            if principal is not None:
+                outbound.allowance = await system.quotas.spend(principal.subject)
             route, path_parameters = self._table.find(scope["method"], scope["path"])
             template = route.path
             if principal is not None:
@@ -84,6 +87,8 @@ class Gate:
                 path_parameters=path_parameters,
                 query=query_of(route, scope),
             )
+            if route.cost is not None and (more := route.cost(admitted.body) - 1) > 0:
+                outbound.allowance = await system.quotas.spend(admitted.principal.subject, more)
             scope.setdefault("state", {})["admitted"] = admitted
             if route.bento:
                 await _run_unless_disconnected(self._app, scope, _Replay(raw, receive), outbound)
@@ -120,6 +125,7 @@ class _Outbound:
         self._request_id = request_id
         self._replacing = False
         self.status = 0
+        self.allowance: Allowance | None = None
 
     @property
     def started(self) -> bool:
@@ -139,12 +145,19 @@ class _Outbound:
             self._replacing = True
             await problem_response(_error_for(self.status), self._request_id)({"type": "http"}, _nothing, self._replace)
             return
-        await self._send({**message, "headers": [*headers, *self._common_headers()]})
+        await self._send({**message, "headers": [*headers, *self._common_headers(), *self._rate_limit(headers)]})
 
     async def _replace(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             message = {**message, "headers": [*message["headers"], *self._common_headers()]}
         await self._send(message)
+
+    def _rate_limit(self, headers: Sequence[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+        allowance = self.allowance
+        if allowance is None or any(name.lower() == b"ratelimit-limit" for name, _ in headers):
+            return []
+        shown = rate_limit_headers(allowance.limit, allowance.remaining, allowance.reset_s)
+        return [(name.lower().encode(), value.encode()) for name, value in shown.items()]
 
     def _common_headers(self) -> list[tuple[bytes, bytes]]:
         return [
@@ -210,11 +223,17 @@ async def _nothing() -> Message:
     return {"type": "http.disconnect"}
 
 
-async def _authenticate(system: System, headers: Mapping[str, str]) -> Principal:
-    scheme, _, token = headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not token:
-        raise Unauthenticated("Send a token: Authorization: Bearer …")
-    return await system.verifier.verify(token.strip())
+async def _authenticate(system: System, scope: Scope, headers: Mapping[str, str]) -> Principal:
+    """Who asks. Raises Unauthenticated, or TooManyRequests for an address from which nobody gets in all the time."""
+    try:
+        scheme, _, token = headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not token:
+            raise Unauthenticated("Send a token: Authorization: Bearer …")
+        return await system.verifier.verify(token.strip())
+    except Unauthenticated:
+        client = scope.get("client")
+        await system.quotas.spend_anonymous(client[0] if client else None)
+        raise
 
 
 def _error_for(status: int) -> FollowupError:

@@ -142,6 +142,10 @@ def _json(rendered: bytes) -> Response:
     return Response(rendered, media_type="application/json")
 
 
+def _items(body: Any) -> int:
+    return len(body.items) if isinstance(body, BatchRequest) else 1
+
+
 def _route(path: str, summary: str, handler: Any, body: Any, response: Any) -> Route:
     return Route(
         method="POST",
@@ -152,6 +156,7 @@ def _route(path: str, summary: str, handler: Any, body: Any, response: Any) -> R
         body=body,
         response=response,
         bento=True,
+        cost=_items,
     )
 
 
