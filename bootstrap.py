@@ -3,12 +3,11 @@
 import asyncio
 import os
 import platform
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from uuid import UUID
 
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
@@ -23,8 +22,9 @@ from access.quotas import Quotas, redis_counters
 from access.sessions import LoginSessions
 from access.tokens import TokenVerifier
 from api.system import System
-from audit.envelope import Envelope, KeyedDigest, derive, root_key
+from audit.data_keys import DataKeys
 from audit.history import FirstAnswers, History
+from audit.key_encryption import KeyRing, KmsWrappingKey, LocalWrappingKey, root_key
 from audit.trail import Trail
 from database.engine import libpq_url, open_async_engine
 from database.maintenance import Maintenance
@@ -47,12 +47,14 @@ class Runtime:
     token_keys: KeySource
     sessions: LoginSessions
     quota_redis: Redis | None
+    keys: DataKeys
     performance_log: PerformanceLogger
     maintenance: Maintenance
     executor: Executor
 
     async def open(self) -> None:
         """Connect, load and warm up. Raises when the server could not do its work."""
+        await self.keys.open()
         await self.token_keys.open()
         await self.system.denylist.open()
         await self.sessions.open()
@@ -74,6 +76,7 @@ class Runtime:
             await self.quota_redis.aclose()
         await self.system.denylist.close()
         await self.token_keys.close()
+        await self.keys.close()
         await self.system.engine.dispose()
         await asyncio.to_thread(self.executor.shutdown, cancel_futures=True)
 
@@ -87,29 +90,29 @@ def bootstrap(
 ) -> Runtime:
     """Build everything; nothing is connected yet."""
     settings = settings or load_settings()
-    root = root_key(settings.encryption_key.get_secret_value())
     database_url = settings.database_url.get_secret_value()
     engine = open_async_engine(database_url, pool_size=settings.database_pool_size)
-    records = Envelope(derive(root, "records"))
+    data_keys = DataKeys(engine, key_ring(settings))
     executor = ThreadPoolExecutor(settings.inference_threads, thread_name_prefix="inference")
     metrics = Metrics()
     performance_log = PerformanceLogger(engine, instance=f"{platform.node()}-{os.getpid()}")
     deployments = Deployments(
         engine, runners or _runners(settings), executor, _limits(settings), refresh_s=settings.model_refresh_s
     )
-    trail = Trail(libpq_url(database_url), records, timeout_s=settings.audit_timeout_ms / 1000)
-    cache = cache or _cache(settings, root)
+    trail = Trail(libpq_url(database_url), data_keys, timeout_s=settings.audit_timeout_ms / 1000)
+    cache = cache or _cache(settings)
     care_team = CareTeam(engine)
     denylist = Denylist(engine)
     token_keys = keys or _keys(settings)
     quota_redis = _redis(settings)
-    sessions = LoginSessions(engine, KeyedDigest(derive(root, "logins")).of)
+    sessions = LoginSessions(engine, data_keys.digest("logins").of)
     pipeline = Pipeline(
         deployments=deployments,
         cache=cache,
-        cache_keys=CacheKeys(KeyedDigest(derive(root, "cache keys")), tenant=settings.tenant),
+        cache_keys=CacheKeys(data_keys.digest("cache keys"), tenant=settings.tenant),
+        keys=data_keys,
         trail=trail,
-        first_answers=FirstAnswers(engine, records, KeyedDigest(derive(root, "request digests"))),
+        first_answers=FirstAnswers(engine, data_keys),
         relations=care_team,
         observer=Fanout(metrics, performance_log),
     )
@@ -121,14 +124,15 @@ def bootstrap(
         engine=engine,
         verifier=Door(_verifier(settings, token_keys), denylist, sessions),
         denylist=denylist,
-        quotas=_quotas(settings, quota_redis, KeyedDigest(derive(root, "quotas")).of),
+        quotas=_quotas(settings, quota_redis, data_keys.digest("quotas").of),
         care_team=care_team,
-        break_glass=BreakGlass(engine, _OneKey(records), alarm=metrics.break_glass, changed=care_team.forget),
+        break_glass=BreakGlass(engine, data_keys, alarm=metrics.break_glass, changed=care_team.forget),
         pipeline=pipeline,
         deployments=deployments,
         cache=cache,
+        keys=data_keys,
         trail=trail,
-        history=History(engine, records),
+        history=History(engine, data_keys),
         metrics=metrics,
     )
     return Runtime(
@@ -136,10 +140,22 @@ def bootstrap(
         token_keys=token_keys,
         sessions=sessions,
         quota_redis=quota_redis,
+        keys=data_keys,
         performance_log=performance_log,
         maintenance=Maintenance(engine),
         executor=executor,
     )
+
+
+def key_ring(settings: Settings) -> KeyRing:
+    """The wrapping keys of the settings: KMS where it is set, else ENCRYPTION_KEY; older ones still open."""
+    older = [LocalWrappingKey(root_key(key)) for key in settings.encryption_keys_old.get_secret_value().split()]
+    local = settings.encryption_key.get_secret_value()
+    if not settings.kms_key_id:
+        return KeyRing(LocalWrappingKey(root_key(local)), older)
+    if local:
+        older.append(LocalWrappingKey(root_key(local)))
+    return KeyRing(KmsWrappingKey(settings.kms_key_id, endpoint=settings.kms_endpoint or None), older)
 
 
 def _runners(settings: Settings) -> Mapping[str, RunnerFactory]:
@@ -188,31 +204,11 @@ def _quotas(settings: Settings, client: Redis | None, digest: Callable[[bytes], 
     )
 
 
-class _OneKey:
-    """The key of all records, in the place of one for each patient."""
-
-    id = UUID(int=0)
-
-    def __init__(self, envelope: Envelope) -> None:
-        self.seal, self.open = envelope.seal, envelope.open
-
-    async def current(self, subject: str) -> "_OneKey":
-        return self
-
-    async def by_id(self, ids: Collection[UUID]) -> "Mapping[UUID, _OneKey]":
-        return dict.fromkeys(ids, self)
-
-
-def _cache(settings: Settings, root: bytes) -> ResultCache:
+def _cache(settings: Settings) -> ResultCache:
     client = _redis(settings)
     if client is None:
         return NoCache()
-    return RedisCache(
-        client,
-        Envelope(derive(root, "cache values")),
-        ttl_s=settings.cache_ttl_s,
-        timeout_s=settings.cache_timeout_ms / 1000,
-    )
+    return RedisCache(client, ttl_s=settings.cache_ttl_s, timeout_s=settings.cache_timeout_ms / 1000)
 
 
 def _redis(settings: Settings) -> Redis | None:

@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Final
 
 from access.dev_issuer import CLIENT_ID, ISSUER, DevIssuer
-from audit.envelope import new_root_key
+from audit.key_encryption import new_root_key
 from database.engine import open_engine
 from database.migrate import upgrade
 from embedded.postgres import EmbeddedPostgres
-from embedded.shared_server import private_folder
+from embedded.shared_server import private_folder, write_once
 from embedded.valkey import EmbeddedValkey
+from settings import owner_database_url
 
 HOME: Final = Path(".followup")
 
@@ -39,10 +40,12 @@ class Demo:
         }
         Path(environment["BENTOML_HOME"]).mkdir(parents=True, exist_ok=True)
         if self._postgres is not None:
-            environment["DATABASE_URL"] = self._postgres.start()
+            environment["OWNER_DATABASE_URL"] = owner = self._postgres.start()
+            environment["DATABASE_URL"] = self._postgres.url_as("followup_app", owner)
+            environment["SEALER_DATABASE_URL"] = self._postgres.url_as("followup_sealer", owner)
         if self._valkey is not None:
             environment["REDIS_SOCKET"] = self._valkey.start()
-        engine = open_engine(environment.get("DATABASE_URL") or os.environ["DATABASE_URL"])
+        engine = open_engine(environment.get("OWNER_DATABASE_URL") or owner_database_url())
         upgrade(engine)
         engine.dispose()
         return environment
@@ -55,8 +58,4 @@ class Demo:
             self._postgres.stop()
 
     def _encryption_key(self) -> Path:
-        path = self.home / "encryption.key"
-        if not path.exists():
-            path.touch(mode=0o600)
-            path.write_text(new_root_key(), encoding="utf-8")
-        return path
+        return write_once(self.home / "encryption.key", new_root_key)

@@ -76,7 +76,7 @@ def _refuse_taken(port: int) -> None:
 
 
 def _train_what_is_missing(environment: Mapping[str, str]) -> None:
-    engine = open_engine(environment["DATABASE_URL"])
+    engine = open_engine(environment.get("OWNER_DATABASE_URL") or environment["DATABASE_URL"])
     with engine.connect() as connection:
         known = {version.name for version in catalog.champions(connection)}
     engine.dispose()

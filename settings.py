@@ -17,17 +17,30 @@ from errors import SetupError
 Mode = Literal["demo", "production"]
 
 
+def setting(name: str) -> str:
+    """One setting of the environment, or of the file that NAME_FILE names; empty where neither is set.
+
+    For commands, which need less than a server does. Raises SetupError when the file cannot be read.
+    """
+    if path := os.environ.get(f"{name}_FILE"):
+        try:
+            return Path(path).read_text(encoding="utf-8").strip()
+        except OSError as error:
+            raise SetupError(f"{name}_FILE names a file that cannot be read.") from error
+    return os.environ.get(name, "")
+
+
+def owner_database_url() -> str:
+    """The database as the owner of its tables, for commands and migrations."""
+    return setting("OWNER_DATABASE_URL") or setting("DATABASE_URL")
+
+
 class FileSource(PydanticBaseSettingsSource):
     """Reads NAME_FILE for a setting NAME."""
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
-        path = os.environ.get(f"{field_name.upper()}_FILE")
-        if not path:
-            return None, field_name, False
-        try:
-            return Path(path).read_text(encoding="utf-8").strip(), field_name, False
-        except OSError as error:
-            raise SetupError(f"{field_name.upper()}_FILE names a file that cannot be read.") from error
+        from_file = f"{field_name.upper()}_FILE" in os.environ
+        return setting(field_name.upper()) if from_file else None, field_name, False
 
     def __call__(self) -> dict[str, Any]:
         values = {name: self.get_field_value(field, name)[0] for name, field in self.settings_cls.model_fields.items()}
@@ -49,7 +62,12 @@ class Settings(BaseSettings):
 
     trusted_proxies: str = Field("", description="Addresses whose X-Forwarded-For is believed, separated by commas.")
 
-    database_url: SecretStr = Field(SecretStr(""), description="PostgreSQL, postgresql://user:password@host/db.")
+    database_url: SecretStr = Field(
+        SecretStr(""), description="PostgreSQL, postgresql://followup_app:password@host/db, as the role of the server."
+    )
+    owner_database_url: SecretStr = Field(
+        SecretStr(""), description="The same database as the owner of its tables: for commands, never for the server."
+    )
     database_pool_size: int = Field(4, ge=1, le=64, description="Connections for reads.")
 
     redis_host: str = Field("", description="Redis or Valkey; empty: no cache.")
@@ -79,8 +97,13 @@ class Settings(BaseSettings):
     )
 
     encryption_key: SecretStr = Field(
-        SecretStr(""), description="Base64 of 32 random bytes. Encrypts inputs, results and cache values."
+        SecretStr(""), description="Base64 of 32 random bytes. Wraps the keys of each patient; needed unless KMS does."
     )
+    encryption_keys_old: SecretStr = Field(
+        SecretStr(""), description="Former values of ENCRYPTION_KEY, separated by spaces, while keys are rotated."
+    )
+    kms_key_id: str = Field("", description="Key of AWS KMS that wraps the keys of each patient.")
+    kms_endpoint: str = Field("", description="Address of KMS where it is not AWS's own, such as a VPC endpoint.")
     audit_timeout_ms: int = Field(
         2000, ge=50, le=30_000, description="Longest wait for a durable record, milliseconds."
     )
@@ -110,7 +133,7 @@ class Settings(BaseSettings):
             name
             for name, value in (
                 ("DATABASE_URL", self.database_url.get_secret_value()),
-                ("ENCRYPTION_KEY", self.encryption_key.get_secret_value()),
+                ("ENCRYPTION_KEY", self.encryption_key.get_secret_value() or self.kms_key_id),
                 ("COGNITO_ISSUER", self.cognito_issuer),
                 ("COGNITO_CLIENT_IDS", self.cognito_client_ids),
             )

@@ -122,20 +122,24 @@ class BreakGlass:
         async with self._engine.connect() as connection:
             return [dict(row) for row in (await connection.execute(query)).mappings()]
 
-    async def review(self, principal: Principal, break_id: UUID) -> None:
-        """Sign that it was looked at. Raises NotFound, Forbidden for one's own, Conflict when it was reviewed."""
-        await bounded(self._review(principal.subject, break_id))
+    async def review(self, principal: Principal, break_id: UUID) -> str:
+        """Sign that it was looked at; whom it was about.
 
-    async def _review(self, reviewer: str, break_id: UUID) -> None:
+        Raises NotFound, Forbidden for one's own, Conflict when it was reviewed before.
+        """
+        return await bounded(self._review(principal.subject, break_id))
+
+    async def _review(self, reviewer: str, break_id: UUID) -> str:
         async with self._engine.begin() as connection:
             statement = (
                 update(Row)
                 .where(_ROW.id == break_id, _ROW.reviewed_at.is_(None), _ROW.clinician != reviewer)
                 .values(reviewed_by=reviewer, reviewed_at=func.now())
-                .returning(_ROW.id)
+                .returning(_ROW.patient_id)
             )
-            if (await connection.execute(statement)).first() is not None:
-                return
+            if (reviewed := (await connection.execute(statement)).first()) is not None:
+                patient_id: str = reviewed.patient_id
+                return patient_id
             found = (await connection.execute(select(_ROW.clinician).where(_ROW.id == break_id))).first()
         if found is None:
             raise NotFound("There is no such break-glass.")

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
 
 class Role(StrEnum):
@@ -38,3 +39,6 @@ class Principal:
     @property
     def role_names(self) -> str:
         return " ".join(sorted(self.roles))
+
+
+ANONYMOUS: Final = Principal("anonymous", frozenset(), "", 0, "")

@@ -54,16 +54,27 @@ async def read_body(headers: Mapping[str, str], receive: Receive) -> bytes:
         raise MalformedJson("The body did not come in time.") from error
 
 
-def caller_of(scope: Scope, headers: Mapping[str, str], request_id: UUID, route: Route, principal: Principal) -> Caller:
+_PURPOSES: Final = (  # HL7 v3 PurposeOfUse, by the role that decides it
+    ({Role.CLINICIAN, Role.SERVICE}, "CAREMGT"),
+    ({Role.PATIENT}, "PATRQT"),
+    ({Role.AUDITOR}, "HCOMPL"),
+    ({Role.ADMIN}, "HSYSADMIN"),
+    ({Role.ML_ENGINEER, Role.APPROVER}, "HQUALIMP"),
+)
+
+
+def caller_of(
+    scope: Scope, headers: Mapping[str, str], request_id: UUID, template: str, principal: Principal
+) -> Caller:
     """Who asks from where, as the audit trail keeps it."""
     client = scope.get("client")
     return Caller(
         principal=principal.subject,
         roles=principal.role_names,
         client_id=principal.client_id,
-        purpose_of_use="CAREMGT" if principal.has(Role.CLINICIAN, Role.SERVICE) else "PATRQT",
+        purpose_of_use=next((purpose for roles, purpose in _PURPOSES if principal.has(*roles)), ""),
         request_id=request_id,
-        route=route.path,
+        route=template,
         ip_address=_address(client[0]) if client else None,
         user_agent=_printable(headers.get("user-agent")),
     )

@@ -1,18 +1,21 @@
 """The outermost ASGI layer: nothing reaches a route, a mounted app or BentoML itself without passing here.
 
 Admits a request only with a verified token, a declared route that the token's roles may call, and a body that is
-small, plain JSON and of the route's form. Whatever goes wrong, here or further in, leaves as a problem document.
+small, plain JSON and of the route's form. Whatever goes wrong, here or further in, leaves as a problem document. And
+nothing leaves before the trail has it: predictions write their own records, for all else the gate writes an event.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from contextlib import suppress
 from typing import Any, Final
 from uuid import UUID, uuid4
 
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from access.policy import require
-from access.principal import Principal
+from access.principal import ANONYMOUS, Principal
 from access.quotas import Allowance
 from api.admission import (
     as_uuid,
@@ -27,7 +30,9 @@ from api.admission import (
 from api.problems import MEDIA_TYPE, as_followup_error, problem_response, rate_limit_headers
 from api.routing import Admitted, RouteTable
 from api.system import System
+from api.visit import ABANDONED, Visit
 from errors import (
+    AuditUnavailable,
     FollowupError,
     InternalFault,
     InvalidInput,
@@ -50,6 +55,7 @@ class Gate:
         self._app = app
         self._table = table
         self._system = system
+        self._recording: set[asyncio.Task[None]] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -63,25 +69,27 @@ class Gate:
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = headers_of(scope)
         request_id = as_uuid(headers.get("x-request-id")) or uuid4()
-        outbound = _Outbound(send, request_id)
         if scope["path"] in PROBES:
-            await self._app(scope, receive, outbound)
+            await self._app(scope, receive, _Outbound(send, request_id))
             return
-        template = "unknown"
+        system = self._system()
+        template = self._table.template(scope["method"], scope["path"])
+        visit = Visit(caller_of(scope, headers, request_id, template, ANONYMOUS))
+        outbound = _Outbound(send, request_id, before=lambda status: _record(system, visit, status))
         try:
-            system = self._system()
             refuse_repeated(scope)
-            principal = None if self._is_open(system, scope) else await _authenticate(system, scope, headers)
-            if principal is not None:
+            principal = ANONYMOUS if self._is_open(system, scope) else await _authenticate(system, scope, headers)
+            visit.caller = caller_of(scope, headers, request_id, template, principal)
+            if principal is not ANONYMOUS:
                 outbound.allowance = await system.quotas.spend(principal.subject)
             route, path_parameters = self._table.find(scope["method"], scope["path"])
-            template = route.path
-            if principal is not None:
+            visit.action = route.action
+            if principal is not ANONYMOUS:
                 require(principal, route.action)
             raw = await read_body(headers, receive) if route.body is not None else b""
             admitted = Admitted(
-                principal=principal or _NOBODY,
-                caller=caller_of(scope, headers, request_id, route, principal or _NOBODY),
+                principal=principal,
+                visit=visit,
                 body=parse_body(route, raw) if route.body is not None else None,
                 idempotency=idempotency_of(headers, raw) if route.body is not None else None,
                 path_parameters=path_parameters,
@@ -102,8 +110,20 @@ class Gate:
             shown = as_followup_error(error, route=template, request_id=request_id)
             await problem_response(shown, request_id)(scope, receive, outbound)
         finally:
-            if outbound.status:
-                self._system().metrics.request(template, outbound.status)
+            system.metrics.request(template, outbound.status or ABANDONED)
+            if not outbound.started:
+                self._record_later(system, visit)
+
+    def _record_later(self, system: System, visit: Visit) -> None:
+        """The server stops in the middle: nobody waits for this event, but it belongs into the trail."""
+
+        async def record() -> None:
+            with suppress(AuditUnavailable):
+                await _record(system, visit, ABANDONED)
+
+        task = asyncio.create_task(record())
+        self._recording.add(task)
+        task.add_done_callback(self._recording.discard)
 
     def _is_open(self, system: System, scope: Scope) -> bool:
         if not system.demo:
@@ -114,15 +134,22 @@ class Gate:
             return False
 
 
-_NOBODY: Final = Principal("demo-visitor", frozenset(), "", 0, "")
+async def _record(system: System, visit: Visit, status: int) -> None:
+    """Returns once the trail has this request. Raises AuditUnavailable."""
+    if not (visit.recorded and status < 400):
+        await system.trail.event(visit.event(status))
 
 
 class _Outbound:
-    """Adds the headers of every answer, and replaces error pages that are not ours by problem documents."""
+    """Adds the headers of every answer, and replaces error pages that are not ours by problem documents.
 
-    def __init__(self, send: Send, request_id: UUID) -> None:
+    `before` is awaited with the status before anything of the answer leaves; when it raises, the answer does not.
+    """
+
+    def __init__(self, send: Send, request_id: UUID, before: Callable[[int], Awaitable[None]] | None = None) -> None:
         self._send = send
         self._request_id = request_id
+        self._before = before
         self._replacing = False
         self.status = 0
         self.allowance: Allowance | None = None
@@ -141,9 +168,19 @@ class _Outbound:
         self.status = message["status"]
         headers = [(name, value) for name, value in message["headers"] if name.lower() != b"server"]
         media_type = next((value for name, value in headers if name.lower() == b"content-type"), b"")
-        if self.status >= 400 and not media_type.startswith(MEDIA_TYPE.encode()):
+        error: FollowupError | None = None
+        if self.status >= 400 and self.status != ABANDONED and not media_type.startswith(MEDIA_TYPE.encode()):
+            error = _error_for(self.status)
+        if self._before is not None:
+            try:
+                await self._before(self.status)
+            except AuditUnavailable as unavailable:
+                if self.status != unavailable.status:
+                    error = unavailable
+        if error is not None:
             self._replacing = True
-            await problem_response(_error_for(self.status), self._request_id)({"type": "http"}, _nothing, self._replace)
+            self.status = int(error.status)
+            await problem_response(error, self._request_id)({"type": "http"}, _nothing, self._replace)
             return
         await self._send({**message, "headers": [*headers, *self._common_headers(), *self._rate_limit(headers)]})
 
@@ -213,6 +250,8 @@ async def _run_unless_disconnected(app: ASGIApp, scope: Scope, receive: _Replay,
         if not gone:
             raise
         running.uncancel()
+        # To nobody, but BentoML's layers around this one wait for an answer until their own time limit.
+        await Response(status_code=ABANDONED)(scope, receive, send)
     finally:
         timer.cancel()
         if watcher is not None:

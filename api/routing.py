@@ -17,8 +17,9 @@ from access.policy import Action
 from access.principal import Principal
 from api.schemas import Body
 from api.system import System
+from api.visit import Visit
 from audit.record import Caller
-from errors import MethodNotAllowed, NotFound
+from errors import FollowupError, MethodNotAllowed, NotFound
 from inference.pipeline import Idempotency
 
 BASE = "/api/v1/ml"
@@ -29,11 +30,15 @@ class Admitted:
     """A request that passed the gate."""
 
     principal: Principal
-    caller: Caller
+    visit: Visit
     body: Any
     idempotency: Idempotency | None
     path_parameters: Mapping[str, str]
     query: Mapping[str, str]
+
+    @property
+    def caller(self) -> Caller:
+        return self.visit.caller
 
     @property
     def request_id(self) -> UUID:
@@ -82,6 +87,13 @@ class RouteTable:
         self.routes = tuple(routes)
         self._exact = {(route.method, route.path): route for route in routes if "{" not in route.path}
         self._templates = [route for route in routes if "{" in route.path]
+
+    def template(self, method: str, path: str) -> str:
+        """The template of an address for logs and metrics, or "unknown": what a stranger typed is not kept."""
+        try:
+            return self.find(method, path)[0].path
+        except FollowupError:
+            return "unknown"
 
     def find(self, method: str, path: str) -> tuple[Route, Mapping[str, str]]:
         """The route and its path parameters. Raises NotFound or MethodNotAllowed."""

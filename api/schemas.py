@@ -208,6 +208,7 @@ class RecordShown(_Shown):
     cache_hit: bool
     inference_time_ms: float
     latency_ms: float
+    erased: bool | None = Field(None, description="Whether the content was erased on request.")
     input_data: dict[str, Any] | None = None
     result: dict[str, Any] | None = None
 

@@ -9,6 +9,7 @@ from access.care_team import CareTeam
 from access.denylist import Denylist
 from access.door import Door
 from access.quotas import Quotas
+from audit.data_keys import DataKeys
 from audit.history import History
 from audit.trail import Trail
 from inference.cache import ResultCache
@@ -31,6 +32,7 @@ class System:
     pipeline: Pipeline
     deployments: Deployments
     cache: ResultCache
+    keys: DataKeys
     trail: Trail
     history: History
     metrics: Metrics

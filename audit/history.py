@@ -1,50 +1,42 @@
 """Reading the trail: one record, or newest first in pages.
 
-Which records a reader may see is decided by the caller's `Scope`.
+Which records a reader may see is decided by the caller's `Sight`.
 """
 
 import base64
 import binascii
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
 import orjson
-from sqlalchemy import ColumnElement, and_, literal, or_, select, tuple_
+from sqlalchemy import Select, and_, column, false, literal, or_, select, table, tuple_
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from audit.envelope import Envelope, KeyedDigest
+from audit.data_keys import DataKey, DataKeys
 from audit.record import created_at, sealed_answer, sealed_column
+from database.reading import Sight, seeing
 from database.tables import IdempotencyKey, PredictionRecord
 from errors import FieldFault, InvalidInput, NotFound
 
 _ROW = PredictionRecord.__table__.c
+_RELATIONS = table("care_relations", column("clinician"), column("patient_id"))
 
 
-@dataclass(frozen=True, slots=True)
-class Scope:
-    """What a reader may see: records they wrote, records about them, or that all of them exist.
+def _seen_by(sight: Sight) -> Select[Any]:
+    """Records that a reader may see, with whether their contents are for them.
 
-    Contents are shown of the first two kinds only, and from where a request came to its author and to who may see all.
+    The same as the database's own policies, so that neither alone is what keeps a record from the wrong reader.
     """
-
-    author: str | None = None
-    patient: str | None = None
-    everything: bool = False
-
-    def wrote(self, row: Any) -> bool:
-        return self.author is not None and row["principal"] == self.author
-
-    def is_about(self, row: Any) -> bool:
-        return self.patient is not None and row["patient_id"] == self.patient
-
-    def condition(self) -> ColumnElement[bool] | None:
-        if self.everything:
-            return None
-        mine = [_ROW.principal == self.author] if self.author else []
-        about = [_ROW.patient_id == self.patient] if self.patient else []
-        return or_(False, *mine, *about)
+    related = select(_RELATIONS.c.patient_id).where(_RELATIONS.c.clinician == sight.clinician)
+    with_content = or_(
+        and_(_ROW.principal == sight.author, _ROW.patient_id.is_(None)) if sight.author else false(),
+        and_(_ROW.patient_id.is_not(None), _ROW.patient_id == sight.patient) if sight.patient else false(),
+        and_(_ROW.patient_id.is_not(None), _ROW.patient_id.in_(related)) if sight.clinician else false(),
+    )
+    query = select(*_ROW, with_content.label("with_content"))
+    return query if sight.everything else query.where(with_content)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +50,13 @@ class Page:
 class History:
     """Reads records and first answers, and opens what is sealed."""
 
-    def __init__(self, engine: AsyncEngine, envelope: Envelope) -> None:
+    def __init__(self, engine: AsyncEngine, keys: DataKeys) -> None:
         self._engine = engine
-        self._envelope = envelope
+        self._keys = keys
 
     async def page(
         self,
-        scope: Scope,
+        sight: Sight,
         *,
         limit: int,
         cursor: str | None = None,
@@ -72,9 +64,7 @@ class History:
         model_name: str | None = None,
     ) -> Page:
         """At most `limit` records. Raises InvalidInput when the cursor isn't one of ours."""
-        query = select(*_ROW).order_by(_ROW.created_at.desc(), _ROW.id.desc()).limit(limit + 1)
-        if (condition := scope.condition()) is not None:
-            query = query.where(condition)
+        query = _seen_by(sight).order_by(_ROW.created_at.desc(), _ROW.id.desc()).limit(limit + 1)
         if cursor is not None:
             last = _from_cursor(cursor)
             query = query.where(tuple_(_ROW.created_at, _ROW.id) < tuple_(literal(created_at(last)), literal(last)))
@@ -82,56 +72,61 @@ class History:
             query = query.where(_ROW.patient_id == patient_id)
         if model_name is not None:
             query = query.where(_ROW.model_name == model_name)
-        async with self._engine.connect() as connection:
+        async with seeing(self._engine, sight) as connection:
             rows = (await connection.execute(query)).mappings().all()
-        items = [self._open(row, scope) for row in rows[:limit]]
+        shown = rows[:limit]
+        keys = await self._keys.by_id({row["key_id"] for row in shown if row["with_content"]})
+        items = [_shown(row, sight, keys) for row in shown]
         return Page(items, _to_cursor(rows[limit - 1]["id"]) if len(rows) > limit else None)
 
-    async def one(self, scope: Scope, prediction_id: UUID) -> dict[str, Any]:
+    async def one(self, sight: Sight, prediction_id: UUID) -> dict[str, Any]:
         """One record. Raises NotFound both when there is none and when the reader may not know of it."""
         at = _time_of(prediction_id)
-        query = select(*_ROW).where(and_(_ROW.created_at == at, _ROW.id == prediction_id))
-        if (condition := scope.condition()) is not None:
-            query = query.where(condition)
-        async with self._engine.connect() as connection:
+        query = _seen_by(sight).where(_ROW.created_at == at, _ROW.id == prediction_id)
+        async with seeing(self._engine, sight) as connection:
             row = (await connection.execute(query)).mappings().first()
         if row is None:
             raise NotFound("There is no such prediction.")
-        return self._open(row, scope)
+        return _shown(row, sight, await self._keys.by_id({row["key_id"]} if row["with_content"] else ()))
 
-    def _open(self, row: Any, scope: Scope) -> dict[str, Any]:
-        sees_origin = scope.everything or scope.wrote(row)
-        record = {
-            "prediction_id": str(row["id"]),
-            "created_at": row["created_at"],
-            "model": {"name": row["model_name"], "version": row["model_version"], "digest": row["model_digest"]},
-            "patient_id": row["patient_id"],
-            "principal": row["principal"],
-            "roles": row["roles"].split(),
-            "purpose_of_use": row["purpose_of_use"],
-            "route": row["route"],
-            "request_id": str(row["request_id"]),
-            "ip_address": str(row["ip_address"]) if sees_origin and row["ip_address"] is not None else None,
-            "user_agent": row["user_agent"] if sees_origin else None,
-            "confidence": None if row["confidence"] is None else round(row["confidence"], 2),
-            "cache_hit": row["cache_hit"],
-            "inference_time_ms": round(row["inference_time_ms"], 3),
-            "latency_ms": round(row["latency_ms"], 3),
-        }
-        if scope.wrote(row) or scope.is_about(row):
-            for column, name in (("input", "input_data"), ("result", "result")):
-                plain = self._envelope.open(row[column], sealed_column(column, row["id"]))
-                record[name] = orjson.loads(plain)
+
+def _shown(row: Any, sight: Sight, keys: Mapping[UUID, DataKey]) -> dict[str, Any]:
+    """What a reader gets of a record: who may see all sees that it happened, from where, but not what was in it."""
+    sees_origin = sight.everything or row["principal"] in {sight.author, sight.patient}
+    record = {
+        "prediction_id": str(row["id"]),
+        "created_at": row["created_at"],
+        "model": {"name": row["model_name"], "version": row["model_version"], "digest": row["model_digest"]},
+        "patient_id": row["patient_id"],
+        "principal": row["principal"],
+        "roles": row["roles"].split(),
+        "purpose_of_use": row["purpose_of_use"],
+        "route": row["route"],
+        "request_id": str(row["request_id"]),
+        "ip_address": str(row["ip_address"]) if sees_origin and row["ip_address"] is not None else None,
+        "user_agent": row["user_agent"] if sees_origin else None,
+        "confidence": None if row["confidence"] is None else round(row["confidence"], 2),
+        "cache_hit": row["cache_hit"],
+        "inference_time_ms": round(row["inference_time_ms"], 3),
+        "latency_ms": round(row["latency_ms"], 3),
+    }
+    if not row["with_content"]:
         return record
+    key = keys.get(row["key_id"])
+    record["erased"] = key is None
+    for cipher, name in (("input", "input_data"), ("result", "result")):
+        if key is not None:
+            record[name] = orjson.loads(key.open(row[cipher], sealed_column(cipher, row["id"])))
+    return record
 
 
 class FirstAnswers:
     """What was answered first under an Idempotency-Key."""
 
-    def __init__(self, engine: AsyncEngine, envelope: Envelope, digest: KeyedDigest) -> None:
+    def __init__(self, engine: AsyncEngine, keys: DataKeys) -> None:
         self._engine = engine
-        self._envelope = envelope
-        self._digest = digest
+        self._keys = keys
+        self._digest = keys.digest("request digests")
 
     def request_mac(self, route: str, body: bytes) -> bytes:
         """What two requests must share to be the same request."""
@@ -144,7 +139,7 @@ class FirstAnswers:
             row = (await connection.execute(query)).mappings().first()
         if row is None:
             return None
-        answer = self._envelope.open(row["answer"], sealed_answer(principal, key))
+        answer = self._keys.system.open(row["answer"], sealed_answer(principal, key))
         return row["request_mac"], answer
 
 

@@ -1,4 +1,4 @@
-"""The record of one prediction, as the trail takes it and as a reader gets it back."""
+"""What the trail takes: the record of a prediction, and the event of any other access."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -6,22 +6,27 @@ from uuid import UUID
 
 from uuid_utils.compat import uuid7
 
-from database.tables import IdempotencyKey, PredictionRecord
+from database.tables import AuditEvent, IdempotencyKey, PredictionRecord
 
 
-def new_prediction_id() -> UUID:
-    """A UUIDv7 (RFC 9562): it carries its own time and sorts by it."""
+def new_id() -> UUID:
+    """A UUIDv7 (RFC 9562) for a prediction or an event: it carries its own time and sorts by it."""
     return uuid7()
 
 
-def created_at(prediction_id: UUID) -> datetime:
+def created_at(row_id: UUID) -> datetime:
     """The millisecond inside a UUIDv7, UTC."""
-    return datetime.fromtimestamp((prediction_id.int >> 80) / 1000, UTC)
+    return datetime.fromtimestamp((row_id.int >> 80) / 1000, UTC)
 
 
 def sealed_column(column: str, prediction_id: UUID) -> str:
     """What the cipher text of a column is bound to."""
     return f"{PredictionRecord.__tablename__}|{column}|{prediction_id}"
+
+
+def sealed_detail(event_id: UUID) -> str:
+    """What the sealed detail of an event is bound to."""
+    return f"{AuditEvent.__tablename__}|detail|{event_id}"
 
 
 def sealed_answer(principal: str, key: UUID) -> str:
@@ -45,12 +50,13 @@ class Caller:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelIdentity:
-    """Which model answered, down to its files."""
+    """Which model answered, down to its files; `variant` is the alias under which it did."""
 
     id: int
     name: str
     version: str
     digest: str
+    variant: str = "champion"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,10 +76,26 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """One access that was not an answered prediction. `patients` are those it was about; `target` what it named."""
+
+    id: UUID
+    caller: Caller
+    action: str
+    status: int
+    outcome: str
+    patients: tuple[str, ...]
+    target: str | None
+    latency_ms: float
+    detail: bytes | None = None  # plain here, sealed with the first patient's key in the table
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FirstAnswer:
-    """The answer to be given again under the same Idempotency-Key."""
+    """The answer to be given again under the same Idempotency-Key; erasing one of `patients` removes it."""
 
     principal: str
     key: UUID
     request_mac: bytes
     answer: bytes
+    patients: tuple[str, ...] = ()

@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 from typing import Any, Final, LiteralString
 
-from audit.envelope import Envelope
-from audit.record import FirstAnswer, Record, created_at, sealed_answer, sealed_column
+from audit.data_keys import DataKey
+from audit.record import Event, FirstAnswer, Record, created_at, sealed_answer, sealed_column, sealed_detail
+
+Columns = tuple[tuple[LiteralString, LiteralString], ...]
 
 # Column, type of the array that carries it. One statement for all rows, whatever their number, so that it is prepared
 # once.
-_COLUMNS: Final[tuple[tuple[LiteralString, LiteralString], ...]] = (
+_PREDICTION: Final[Columns] = (
     ("created_at", "timestamptz"),
     ("id", "uuid"),
     ("request_id", "uuid"),
@@ -17,6 +19,7 @@ _COLUMNS: Final[tuple[tuple[LiteralString, LiteralString], ...]] = (
     ("model_name", "text"),
     ("model_version", "text"),
     ("model_digest", "text"),
+    ("variant", "text"),
     ("principal", "text"),
     ("roles", "text"),
     ("client_id", "text"),
@@ -24,7 +27,7 @@ _COLUMNS: Final[tuple[tuple[LiteralString, LiteralString], ...]] = (
     ("purpose_of_use", "text"),
     ("ip_address", "inet"),
     ("user_agent", "text"),
-    ("key_version", "smallint"),
+    ("key_id", "uuid"),
     ("input", "bytea"),
     ("result", "bytea"),
     ("confidence", "real"),
@@ -32,22 +35,54 @@ _COLUMNS: Final[tuple[tuple[LiteralString, LiteralString], ...]] = (
     ("inference_time_ms", "real"),
     ("latency_ms", "real"),
 )
-# A commit whose acknowledgement was lost is sent again: the same id is not written twice.
-INSERT_PREDICTIONS: Final[LiteralString] = (
-    "INSERT INTO ml_predictions ("  # noqa: S608 - names are constants above
-    + ", ".join(name for name, _ in _COLUMNS)
-    + ") SELECT * FROM unnest("
-    + ", ".join(("%b::" if kind == "bytea" else "%s::") + kind + "[]" for _, kind in _COLUMNS)
-    + ") ON CONFLICT DO NOTHING"
+_EVENT: Final[Columns] = (
+    ("created_at", "timestamptz"),
+    ("id", "uuid"),
+    ("request_id", "uuid"),
+    ("action", "text"),
+    ("route", "text"),
+    ("status", "smallint"),
+    ("outcome", "text"),
+    ("principal", "text"),
+    ("roles", "text"),
+    ("client_id", "text"),
+    ("patient_id", "text"),
+    ("patients", "text"),
+    ("target", "text"),
+    ("purpose_of_use", "text"),
+    ("ip_address", "inet"),
+    ("user_agent", "text"),
+    ("key_id", "uuid"),
+    ("detail", "bytea"),
+    ("latency_ms", "real"),
+)
+
+
+def _insert(table: LiteralString, columns: Columns, chosen: LiteralString = "*") -> LiteralString:
+    # A commit whose acknowledgement was lost is sent again: the same id is not written twice.
+    names: LiteralString = ", ".join([name for name, _ in columns])
+    arrays: LiteralString = ", ".join([("%b::" if kind == "bytea" else "%s::") + kind + "[]" for _, kind in columns])
+    source: LiteralString = " FROM unnest(" + arrays + ") AS given (" + names + ")"
+    return "INSERT INTO " + table + " (" + names + ") SELECT " + chosen + source + " ON CONFLICT DO NOTHING"
+
+
+INSERT_PREDICTIONS: Final = _insert("ml_predictions", _PREDICTION)
+# unnest() flattens arrays of arrays, so several patients travel as one text.
+INSERT_EVENTS: Final = _insert(
+    "audit_events",
+    _EVENT,
+    ", ".join([name if name != "patients" else "string_to_array(patients, ' ')" for name, _ in _EVENT]),
 )
 CLAIM_KEYS: Final[LiteralString] = (
-    "INSERT INTO idempotency_keys (principal, key, request_mac, key_version, answer)"
-    " SELECT * FROM unnest(%s::text[], %s::uuid[], %b::bytea[], %s::smallint[], %b::bytea[])"
+    "INSERT INTO idempotency_keys (principal, key, request_mac, key_version, answer, patients)"
+    " SELECT principal, key, request_mac, 1, answer, string_to_array(patients, ' ')"
+    " FROM unnest(%s::text[], %s::uuid[], %b::bytea[], %b::bytea[], %s::text[])"
+    " AS given (principal, key, request_mac, answer, patients)"
     " ON CONFLICT DO NOTHING RETURNING principal, key"
 )
 
 
-def prediction_row(record: Record, envelope: Envelope) -> tuple[Any, ...]:
+def prediction_row(record: Record, key: DataKey) -> tuple[Any, ...]:
     """The values of one prediction, in the order of the statement."""
     caller, model = record.caller, record.model
     return (
@@ -59,6 +94,7 @@ def prediction_row(record: Record, envelope: Envelope) -> tuple[Any, ...]:
         model.name,
         model.version,
         model.digest,
+        model.variant,
         caller.principal,
         caller.roles,
         caller.client_id,
@@ -66,9 +102,9 @@ def prediction_row(record: Record, envelope: Envelope) -> tuple[Any, ...]:
         caller.purpose_of_use,
         caller.ip_address,
         caller.user_agent,
-        envelope.version,
-        envelope.seal(record.input_json, sealed_column("input", record.id)),
-        envelope.seal(record.result_json, sealed_column("result", record.id)),
+        key.id,
+        key.seal(record.input_json, sealed_column("input", record.id)),
+        key.seal(record.result_json, sealed_column("result", record.id)),
         record.confidence,
         record.cache_hit,
         record.inference_time_ms,
@@ -76,10 +112,37 @@ def prediction_row(record: Record, envelope: Envelope) -> tuple[Any, ...]:
     )
 
 
-def key_row(answer: FirstAnswer, envelope: Envelope) -> tuple[Any, ...]:
+def event_row(event: Event, key: DataKey | None) -> tuple[Any, ...]:
+    """The values of one event, in the order of the statement; `key` is needed where there is a detail to seal."""
+    caller = event.caller
+    sealed = None if event.detail is None or key is None else key.seal(event.detail, sealed_detail(event.id))
+    return (
+        created_at(event.id),
+        event.id,
+        caller.request_id,
+        event.action,
+        caller.route,
+        event.status,
+        event.outcome,
+        caller.principal,
+        caller.roles,
+        caller.client_id,
+        event.patients[0] if len(event.patients) == 1 else None,
+        " ".join(event.patients) if len(event.patients) > 1 else None,
+        event.target,
+        caller.purpose_of_use,
+        caller.ip_address,
+        caller.user_agent,
+        None if sealed is None or key is None else key.id,
+        sealed,
+        event.latency_ms,
+    )
+
+
+def first_answer_row(answer: FirstAnswer, key: DataKey) -> tuple[Any, ...]:
     """The values of one Idempotency-Key with its answer."""
-    sealed = envelope.seal(answer.answer, sealed_answer(answer.principal, answer.key))
-    return answer.principal, answer.key, answer.request_mac, envelope.version, sealed
+    sealed = key.seal(answer.answer, sealed_answer(answer.principal, answer.key))
+    return answer.principal, answer.key, answer.request_mac, sealed, " ".join(answer.patients)
 
 
 def columns(rows: Sequence[tuple[Any, ...]]) -> list[list[Any]]:

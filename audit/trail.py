@@ -12,15 +12,23 @@ import os
 import socket
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
 import psycopg
 from psycopg import AsyncConnection
 
-from audit.envelope import Envelope
-from audit.record import FirstAnswer, Record
-from audit.rows import CLAIM_KEYS, INSERT_PREDICTIONS, columns, key_row, prediction_row
+from audit.data_keys import DataKey, DataKeys, subject_of
+from audit.record import Event, FirstAnswer, Record
+from audit.rows import (
+    CLAIM_KEYS,
+    INSERT_EVENTS,
+    INSERT_PREDICTIONS,
+    columns,
+    event_row,
+    first_answer_row,
+    prediction_row,
+)
 from errors import AuditUnavailable
 
 log = logging.getLogger(__name__)
@@ -40,9 +48,13 @@ class KeyTaken(Exception):
 class _Entry:
     """What one request waits for: its rows, all or none."""
 
-    rows: list[tuple[Any, ...]]
+    predictions: list[tuple[Any, ...]]
+    events: list[tuple[Any, ...]]
     first_answer: FirstAnswer | None
-    durable: asyncio.Future[None]
+    durable: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+    def __len__(self) -> int:
+        return len(self.predictions) + len(self.events)
 
     def finish(self, error: Exception | None) -> None:
         if self.durable.done():
@@ -56,9 +68,9 @@ class _Entry:
 class Trail:
     """One per process. `open` before use, `close` at the end: what is waiting then is still written."""
 
-    def __init__(self, database_url: str, envelope: Envelope, *, timeout_s: float) -> None:
+    def __init__(self, database_url: str, keys: DataKeys, *, timeout_s: float) -> None:
         self._database_url = database_url
-        self._envelope = envelope
+        self._keys = keys
         self._timeout_s = timeout_s
         self._waiting: deque[_Entry] = deque()
         self._wake = asyncio.Event()
@@ -94,19 +106,34 @@ class Trail:
         return asyncio.get_running_loop().time() + self._timeout_s
 
     async def record(self, records: Sequence[Record], first_answer: FirstAnswer | None = None) -> None:
-        """Return once all records are committed, none or all.
+        """Return once all predictions are committed, none or all.
 
         Raises AuditUnavailable when they can't be within the time limit (then some may have been written all the same,
         but nobody saw the answer), KeyTaken when the Idempotency-Key was used first by another request (then none was
         written).
         """
+        self._refuse_when_unreachable()
+        rows = []
+        for record in records:
+            subject = subject_of(record.patient_id, record.caller.principal)
+            rows.append(prediction_row(record, self._keys.known(subject) or await self._keys.current(subject)))
+        await self._durable(_Entry(rows, [], first_answer))
+
+    async def event(self, event: Event) -> None:
+        """Return once an event is committed. Raises AuditUnavailable when it can't be within the time limit."""
+        self._refuse_when_unreachable()
+        key: DataKey | None = None
+        if event.detail is not None:
+            key = await self._keys.current(
+                subject_of(event.patients[0] if event.patients else None, event.caller.principal)
+            )
+        await self._durable(_Entry([], [event_row(event, key)], None))
+
+    def _refuse_when_unreachable(self) -> None:
         if not self._reachable or self._closing:
             raise AuditUnavailable("The audit database cannot be reached.")
-        entry = _Entry(
-            [prediction_row(record, self._envelope) for record in records],
-            first_answer,
-            asyncio.get_running_loop().create_future(),
-        )
+
+    async def _durable(self, entry: _Entry) -> None:
         self._waiting.append(entry)
         self._wake.set()
         try:
@@ -173,7 +200,7 @@ class Trail:
             entry = self._waiting.popleft()
             if not entry.durable.done():
                 batch.append(entry)
-                rows += len(entry.rows)
+                rows += len(entry)
         return batch
 
     def _fail(self, batch: Sequence[_Entry]) -> None:
@@ -226,12 +253,11 @@ class Trail:
         """Write a batch. Returns who came too late for their Idempotency-Key."""
         answers = [entry.first_answer for entry in batch if entry.first_answer is not None]
         if not answers:
-            await connection.execute(INSERT_PREDICTIONS, _columns(batch), prepare=True)
+            await _insert(connection, batch)
             return frozenset()
         async with connection.transaction():
-            cursor = await connection.execute(
-                CLAIM_KEYS, columns([key_row(answer, self._envelope) for answer in answers])
-            )
+            rows = [first_answer_row(answer, self._keys.system) for answer in answers]
+            cursor = await connection.execute(CLAIM_KEYS, columns(rows))
             claimed = {(str(row[0]), str(row[1])) for row in await cursor.fetchall()}
             writers, taken = [], []
             for entry in batch:
@@ -242,8 +268,7 @@ class Trail:
                     writers.append(entry)
                 else:
                     taken.append(entry)
-            if any(entry.rows for entry in writers):
-                await connection.execute(INSERT_PREDICTIONS, _columns(writers), prepare=True)
+            await _insert(connection, writers)
         return frozenset(taken)
 
     async def _connected(self, deadline: float) -> AsyncConnection[Any]:
@@ -275,5 +300,15 @@ def _key(answer: FirstAnswer) -> tuple[str, str]:
     return answer.principal, str(answer.key)
 
 
-def _columns(entries: Sequence[_Entry]) -> list[list[Any]]:
-    return columns([row for entry in entries for row in entry.rows])
+async def _insert(connection: AsyncConnection[Any], entries: Sequence[_Entry]) -> None:
+    """The rows of all entries, in one transaction; one statement where they are all of one kind."""
+    predictions = [row for entry in entries for row in entry.predictions]
+    events = [row for entry in entries for row in entry.events]
+    if predictions and events:
+        async with connection.pipeline(), connection.transaction():
+            await connection.execute(INSERT_PREDICTIONS, columns(predictions), prepare=True)
+            await connection.execute(INSERT_EVENTS, columns(events), prepare=True)
+    elif predictions:
+        await connection.execute(INSERT_PREDICTIONS, columns(predictions), prepare=True)
+    elif events:
+        await connection.execute(INSERT_EVENTS, columns(events), prepare=True)

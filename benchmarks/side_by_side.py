@@ -34,6 +34,7 @@ from demo import HOME, Demo
 from embedded.postgres import EmbeddedPostgres
 from embedded.valkey import EmbeddedValkey
 from registry import catalog, store
+from settings import owner_database_url
 from tests.server import BASE, Server
 
 DAY = {"pain_score_facial": 3, "pain_score_self_reported": 4, "respiratory_rate": 16, "symptom_severity_score": 3}
@@ -150,7 +151,7 @@ def main() -> None:
     os.environ.update(demo.start())
     with ExitStack() as stack:
         stack.callback(demo.stop)
-        engine = open_engine(os.environ["DATABASE_URL"])
+        engine = open_engine(owner_database_url())
         with engine.connect() as connection:
             models = [store.get(c.name, c.version) for c in catalog.champions(connection)]
         engine.dispose()
@@ -162,7 +163,8 @@ def main() -> None:
         socket_path = valkey.start()
         stack.callback(valkey.stop)
         issuer = DevIssuer(home / "issuer")
-        ours = Server(url, issuer, home / "server.log", {"REDIS_SOCKET": socket_path, "FOLLOWUP_MODE": "demo"})
+        app = postgres.url_as("followup_app", url)
+        ours = Server(url, app, issuer, home / "server.log", {"REDIS_SOCKET": socket_path, "FOLLOWUP_MODE": "demo"})
         ours.register(models)
         ours.start()
         stack.callback(ours.stop)

@@ -29,7 +29,9 @@ def explained(command: Callable[..., None]) -> Callable[..., None]:
             _complain(str(error))
             raise typer.Exit(1) from error
         except SQLAlchemyError as error:  # its message would quote statements, addresses and values
-            _complain(f"The database cannot be used ({type(error).__name__}): is it there, and is DATABASE_URL right?")
+            _complain(
+                f"The database cannot be used ({type(error).__name__}): is it there, and is OWNER_DATABASE_URL right?"
+            )
             raise typer.Exit(1) from error
 
     return run
@@ -41,19 +43,20 @@ def _complain(message: str) -> None:
 
 @contextmanager
 def database() -> Iterator[Any]:
-    """An engine on DATABASE_URL, or on the demo's database when that is not set."""
+    """An engine on OWNER_DATABASE_URL or DATABASE_URL, or on the demo's database when neither is set."""
     from database.engine import open_engine
     from demo import HOME, Demo
+    from settings import owner_database_url
 
     demo = None
-    if "DATABASE_URL" not in os.environ:
+    if not owner_database_url():
         home = Path(os.environ.get("FOLLOWUP_HOME", HOME))
         if not home.exists():
             raise SetupError("DATABASE_URL is not set, and there is no demo here: `followup up` makes one.")
         demo = Demo(home)
         os.environ.update(demo.start())
     Path(os.environ["BENTOML_HOME"]).mkdir(parents=True, exist_ok=True)
-    engine = open_engine(os.environ["DATABASE_URL"])
+    engine = open_engine(owner_database_url())
     try:
         yield engine
     finally:

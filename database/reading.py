@@ -1,8 +1,13 @@
-"""Reads that cannot hang."""
+"""Reads that cannot hang, and reads of the trail that say first what their reader may see."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any, Final, TypeVar
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from errors import Unavailable
 
@@ -10,6 +15,35 @@ T = TypeVar("T")
 
 _LONGEST_READ_S: Final = 5.0
 _abandoned: set[asyncio.Task[Any]] = set()
+
+
+_STATE: Final = text(
+    "SELECT set_config('followup.everything', :everything, true), set_config('followup.author', :author, true),"
+    " set_config('followup.patient', :patient, true), set_config('followup.clinician', :clinician, true)"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sight:
+    """Whose eyes a read has: row-level security shows the server's role nothing else.
+
+    An author sees what they asked for about nobody in particular, a patient what is about them, a clinician what is
+    about the patients they are related to just now.
+    """
+
+    author: str = ""
+    patient: str = ""
+    clinician: str = ""
+    everything: bool = False
+
+
+@asynccontextmanager
+async def seeing(engine: AsyncEngine, sight: Sight) -> AsyncIterator[AsyncConnection]:
+    """A transaction that sees what `sight` may see of ml_predictions and audit_events."""
+    async with engine.connect() as connection, connection.begin():
+        values = {"author": sight.author, "patient": sight.patient, "clinician": sight.clinician}
+        await connection.execute(_STATE, {**values, "everything": "on" if sight.everything else ""})
+        yield connection
 
 
 async def bounded(read: Coroutine[Any, Any, T]) -> T:

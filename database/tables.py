@@ -139,7 +139,7 @@ class AuditEvent(Table):
     """One access that was not an answered prediction: who did or tried what, and how it ended.
 
     `action` is the policy's word for it, `route` the template of the address, `outcome` one word for how it ended.
-    `patient_id` is whom it was about, where that is one person; `detail` is AES-256-GCM cipher text.
+    `patient_id` is whom it was about, `patients` where that were several; `detail` is AES-256-GCM cipher text.
     """
 
     __tablename__ = "audit_events"
@@ -147,6 +147,7 @@ class AuditEvent(Table):
         PrimaryKeyConstraint("created_at", "id"),
         Index(None, "patient_id", "created_at", "id"),
         Index(None, "principal", "created_at", "id"),
+        Index(None, "patients", postgresql_using="gin", postgresql_where=text("patients IS NOT NULL")),
         CheckConstraint("principal <> ''", name="principal"),
         {"postgresql_partition_by": "RANGE (created_at)"},
     )
@@ -162,6 +163,7 @@ class AuditEvent(Table):
     roles: Mapped[str]
     client_id: Mapped[str]
     patient_id: Mapped[str | None]
+    patients: Mapped[list[str] | None] = mapped_column(ARRAY(Text))
     target: Mapped[str | None]
     purpose_of_use: Mapped[str]
     ip_address: Mapped[str | None] = mapped_column(INET)
@@ -242,6 +244,7 @@ class DataKey(Table):
     __tablename__ = "data_keys"
     __table_args__ = (
         Index("uq_data_keys_subject", "subject", unique=True, postgresql_where=text("destroyed_at IS NULL")),
+        Index(None, "destroyed_at", postgresql_where=text("destroyed_at IS NOT NULL")),
         CheckConstraint("(wrapped_key IS NULL) = (destroyed_at IS NOT NULL)", name="destroyed"),
     )
 

@@ -14,12 +14,12 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Final
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import psycopg
 from psycopg import sql
 
-from embedded.shared_server import SharedServer, private_folder, socket_folder
+from embedded.shared_server import SharedServer, private_folder, socket_folder, write_once
 from errors import SetupError
 
 OWNER: Final = "followup"  # owns the tables; the others are what the server and the sealer log in as
@@ -102,6 +102,10 @@ class EmbeddedPostgres:
         host = quote(str(self._sockets), safe="")
         return f"postgresql://{role}:{self._password(role)}@/{database}?host={host}"
 
+    def url_as(self, role: str, database_url: str) -> str:
+        """The same database as another role."""
+        return self.url(role, urlsplit(database_url).path.removeprefix("/"))
+
     @cached_property
     def _binaries(self) -> Path:
         made_by = self._data / "PG_VERSION"
@@ -114,10 +118,7 @@ class EmbeddedPostgres:
 
     def _password(self, role: str) -> str:
         path = private_folder(self._passwords) / role
-        if not path.exists():
-            path.touch(mode=0o600)
-            path.write_text(secrets.token_urlsafe(24))
-        return path.read_text()
+        return write_once(path, lambda: secrets.token_urlsafe(24)).read_text()
 
     def prepare(self) -> None:
         if (self._data / "PG_VERSION").exists():

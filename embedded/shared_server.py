@@ -158,3 +158,15 @@ def socket_folder(home: Path) -> Path:
         return private_folder(inside)
     short = hashlib.sha256(str(inside).encode()).hexdigest()[:12]
     return private_folder(Path(tempfile.gettempdir()) / f"followup-{os.geteuid()}-{short}")
+
+
+def write_once(path: Path, make: Callable[[], str]) -> Path:
+    """A private file with what `make` gives, unless it is there already; whole or not at all, whoever dies when."""
+    if not path.exists():
+        handle, unfinished = tempfile.mkstemp(dir=path.parent)
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(make())
+        with suppress(FileExistsError):  # somebody else was first
+            os.link(unfinished, path)
+        Path(unfinished).unlink()
+    return path

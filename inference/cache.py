@@ -15,7 +15,8 @@ import orjson
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from audit.envelope import Envelope, KeyedDigest
+from audit.data_keys import DataKey
+from audit.envelope import KeyedDigest
 from errors import InternalFault
 
 log = logging.getLogger(__name__)
@@ -38,22 +39,26 @@ class ResultCache(Protocol):
 
     async def close(self) -> None: ...
 
-    async def get(self, key: bytes) -> bytes | None: ...
+    async def get(self, key: bytes, data_key: DataKey) -> bytes | None: ...
 
-    def put(self, key: bytes, value: bytes) -> None:
-        """Store without making the caller wait."""
+    def put(self, key: bytes, value: bytes, data_key: DataKey) -> None:
+        """Store, sealed with the key of whom it is about, without making the caller wait."""
         ...
 
 
 class CacheKeys:
-    """Makes keys: HMAC-SHA256 over tenant, model, digest of its files, preprocessing version and canonical input."""
+    """Makes keys: HMAC-SHA256 over tenant, subject, model, digest of its files, preprocessing version and the input.
+
+    The subject is whom the result is about. Nobody learns from a hit that somebody else sent the same text, and a
+    result is gone once its subject's key is.
+    """
 
     def __init__(self, digest: KeyedDigest, *, tenant: str) -> None:
         self._digest = digest
         self._tenant = tenant
 
-    def key(self, *, model: str, model_digest: str, preprocessing: str, canonical_input: Any) -> bytes:
-        parts = [self._tenant, model, model_digest, preprocessing, canonical_input]
+    def key(self, *, subject: str, model: str, model_digest: str, preprocessing: str, canonical_input: Any) -> bytes:
+        parts = [self._tenant, subject, model, model_digest, preprocessing, canonical_input]
         return _PREFIX + self._digest.of(orjson.dumps(parts, option=orjson.OPT_SORT_KEYS))
 
 
@@ -68,10 +73,10 @@ class NoCache:
     async def close(self) -> None:
         return
 
-    async def get(self, key: bytes) -> bytes | None:
+    async def get(self, key: bytes, data_key: DataKey) -> bytes | None:
         return None
 
-    def put(self, key: bytes, value: bytes) -> None:
+    def put(self, key: bytes, value: bytes, data_key: DataKey) -> None:
         return
 
 
@@ -83,19 +88,18 @@ class MemoryCache(NoCache):
     def __init__(self) -> None:
         self._values: dict[bytes, bytes] = {}
 
-    async def get(self, key: bytes) -> bytes | None:
+    async def get(self, key: bytes, data_key: DataKey) -> bytes | None:
         return self._values.get(key)
 
-    def put(self, key: bytes, value: bytes) -> None:
+    def put(self, key: bytes, value: bytes, data_key: DataKey) -> None:
         self._values[key] = value
 
 
 class RedisCache:
     """The real one. After a failure nobody asks Redis any more until a probe in the background finds it well again."""
 
-    def __init__(self, client: Redis, envelope: Envelope, *, ttl_s: int, timeout_s: float) -> None:
+    def __init__(self, client: Redis, *, ttl_s: int, timeout_s: float) -> None:
         self._client = client
-        self._envelope = envelope
         self._ttl_s = ttl_s
         self._timeout_s = timeout_s
         self._well = False
@@ -117,7 +121,7 @@ class RedisCache:
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
         await self._client.aclose()
 
-    async def get(self, key: bytes) -> bytes | None:
+    async def get(self, key: bytes, data_key: DataKey) -> bytes | None:
         if not self._well:
             return None
         waiting = self._reads.get(key)
@@ -128,13 +132,13 @@ class RedisCache:
         if sealed is None:
             return None
         try:
-            return self._envelope.open(sealed, f"cache|{key.hex()}")
+            return data_key.open(sealed, f"cache|{key.hex()}")
         except InternalFault:
             return None  # sealed under another key, or damaged: as good as absent
 
-    def put(self, key: bytes, value: bytes) -> None:
+    def put(self, key: bytes, value: bytes, data_key: DataKey) -> None:
         if self._well and len(self._writes) < _MOST_WAITING_WRITES:
-            self._writes[key] = self._envelope.seal(value, f"cache|{key.hex()}")
+            self._writes[key] = data_key.seal(value, f"cache|{key.hex()}")
             self._start("write", self._write)
 
     def _start(self, name: str, work: Callable[[], Awaitable[None]]) -> None:

@@ -14,8 +14,9 @@ import orjson
 
 from access import policy
 from access.principal import Principal
+from audit.data_keys import DataKeys, subject_of
 from audit.history import FirstAnswers
-from audit.record import Caller, FirstAnswer, Record, new_prediction_id
+from audit.record import Caller, FirstAnswer, Record, new_id
 from audit.trail import KeyTaken, Trail
 from database.reading import bounded
 from errors import AuditUnavailable, FollowupError, IdempotencyConflict, InternalFault, Overloaded
@@ -64,6 +65,15 @@ class Refusal:
     error: FollowupError
 
 
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """What may leave now. `recorded`: the trail has predictions for all of it; if not, `outcome` says what it is."""
+
+    body: bytes
+    recorded: bool
+    outcome: str | None = None
+
+
 class Observer(Protocol):
     """Told of every prediction, so that somebody can count. Must be quick and must not raise."""
 
@@ -88,6 +98,7 @@ class Pipeline:
         deployments: Deployments,
         cache: ResultCache,
         cache_keys: CacheKeys,
+        keys: DataKeys,
         trail: Trail,
         first_answers: FirstAnswers,
         relations: policy.Relations,
@@ -96,6 +107,7 @@ class Pipeline:
         self._deployments = deployments
         self._cache = cache
         self._cache_keys = cache_keys
+        self._keys = keys
         self._trail = trail
         self._first_answers = first_answers
         self._relations = relations
@@ -109,11 +121,11 @@ class Pipeline:
         request: PredictionRequest,
         render: Callable[[Answer], bytes],
         idempotency: Idempotency | None = None,
-    ) -> bytes:
+    ) -> Rendered:
         """The rendered answer, recorded. Raises what the request deserves, from the tree in errors.py."""
         policy.require(principal, policy.Action.PREDICT)
         if idempotency is not None and (first := await self._first_answer(caller, idempotency)) is not None:
-            return first
+            return _replayed(first)
         deployment = self._deployments.get(request.model_name)
         recorded = await self._answer(principal, caller, deployment, request, bulk=False)
         body = render(recorded[0])
@@ -126,20 +138,23 @@ class Pipeline:
         requests: Sequence[PredictionRequest],
         render: Callable[[Deployment, Sequence[Answer | Refusal]], bytes],
         idempotency: Idempotency | None = None,
-    ) -> bytes:
+    ) -> Rendered:
         """One answer or refusal for each request, in order.
 
         All requests name the same model and are answered by the same version of it; their records share one commit.
         """
         policy.require(principal, policy.Action.PREDICT)
         if idempotency is not None and (first := await self._first_answer(caller, idempotency)) is not None:
-            return first
+            return _replayed(first)
         deployment = self._deployments.get(requests[0].model_name)
         attempts = (self._attempt(principal, caller, deployment, request) for request in requests)
         outcomes = await asyncio.gather(*attempts)
         recorded = [outcome for outcome in outcomes if not isinstance(outcome, Refusal)]
         shown = [outcome if isinstance(outcome, Refusal) else outcome[0] for outcome in outcomes]
-        return await self._commit(recorded, render(deployment, shown), caller, idempotency)
+        rendered = await self._commit(recorded, render(deployment, shown), caller, idempotency)
+        if rendered.recorded and len(recorded) < len(outcomes):
+            return Rendered(rendered.body, recorded=False, outcome="partial" if recorded else "refused")
+        return rendered
 
     async def _attempt(
         self, principal: Principal, caller: Caller, deployment: Deployment, request: PredictionRequest
@@ -157,13 +172,14 @@ class Pipeline:
         identity = deployment.identity
         item = deployment.runner.parse(request.input_data)
         try:
-            computed, cache_hit = await self._result(deployment, item, use_cache=request.use_cache, bulk=bulk)
+            subject = subject_of(patient_id, principal.subject)
+            computed, cache_hit = await self._result(deployment, item, subject, use_cache=request.use_cache, bulk=bulk)
         except (Overloaded, InternalFault) as error:
             self._observer.failed(identity.name, identity.version, shed=isinstance(error, Overloaded))
             raise
         latency_ms = (time.perf_counter() - started) * 1000
         answer = Answer(
-            prediction_id=new_prediction_id(),
+            prediction_id=new_id(),
             deployment=deployment,
             result=computed.result,
             confidence=computed.confidence,
@@ -186,25 +202,27 @@ class Pipeline:
         return answer, record
 
     async def _result(
-        self, deployment: Deployment, item: Any, *, use_cache: bool, bulk: bool
+        self, deployment: Deployment, item: Any, subject: str, *, use_cache: bool, bulk: bool
     ) -> tuple[_Computed, bool]:
-        """The result, and whether it was computed for somebody else before."""
+        """The result, and whether it was computed for the same subject before."""
         if not (use_cache and deployment.manifest.cacheable):
             return await self._compute(deployment, item, bulk=bulk), False
+        data_key = self._keys.known(subject) or await self._keys.current(subject)
         key = self._cache_keys.key(
+            subject=subject,
             model=deployment.identity.name,
             model_digest=deployment.identity.digest,
             preprocessing=deployment.manifest.preprocessing_version,
             canonical_input=deployment.runner.canonical(item),
         )
-        if (stored := await self._cache.get(key)) is not None:
+        if (stored := await self._cache.get(key, data_key)) is not None:
             known = orjson.loads(stored)
             return _Computed(known["result"], known["confidence"], 0.0), True
 
         async def compute_and_store() -> _Computed:
             computed = await self._compute(deployment, item, bulk=bulk)
             value = {"result": computed.result, "confidence": computed.confidence}
-            self._cache.put(key, orjson.dumps(value))
+            self._cache.put(key, orjson.dumps(value), data_key)
             return computed
 
         return await self._flights.do(key, compute_and_store)
@@ -215,7 +233,7 @@ class Pipeline:
 
     async def _commit(
         self, recorded: Sequence[tuple[Answer, Record]], body: bytes, caller: Caller, idempotency: Idempotency | None
-    ) -> bytes:
+    ) -> Rendered:
         """The body, once everything in it is recorded. Only then is it counted as answered."""
         try:
             shown = await self._record([record for _, record in recorded], body, caller, idempotency)
@@ -230,21 +248,27 @@ class Pipeline:
 
     async def _record(
         self, records: Sequence[Record], body: bytes, caller: Caller, idempotency: Idempotency | None
-    ) -> bytes:
+    ) -> Rendered:
         if idempotency is None:
             if records:
                 await self._trail.record(records)
-            return body
+            return Rendered(body, recorded=True)
         mac = self._first_answers.request_mac(caller.route, idempotency.body)
-        answer = FirstAnswer(principal=caller.principal, key=idempotency.key, request_mac=mac, answer=body)
+        answer = FirstAnswer(
+            principal=caller.principal,
+            key=idempotency.key,
+            request_mac=mac,
+            answer=body,
+            patients=tuple({record.patient_id for record in records if record.patient_id is not None}),
+        )
         try:
             await self._trail.record(records, answer)
         except KeyTaken as taken:
             first = await self._first_answer(caller, idempotency)
             if first is None:
                 raise InternalFault("The first answer under this key is gone.") from taken
-            return first
-        return body
+            return _replayed(first)
+        return Rendered(body, recorded=True)
 
     async def _first_answer(self, caller: Caller, idempotency: Idempotency) -> bytes | None:
         if not self._trail.reachable:
@@ -256,3 +280,8 @@ class Pipeline:
         if mac != self._first_answers.request_mac(caller.route, idempotency.body):
             raise IdempotencyConflict("Use a new key for a new request.")
         return answer
+
+
+def _replayed(body: bytes) -> Rendered:
+    """An answer that was given before: its prediction is on record, that it was given again is not yet."""
+    return Rendered(body, recorded=False, outcome="replayed")

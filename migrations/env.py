@@ -1,12 +1,11 @@
-"""Alembic's entry: `alembic upgrade head` with DATABASE_URL, or a connection handed over by database.migrate."""
-
-import os
+"""Alembic's entry: `alembic upgrade head` with OWNER_DATABASE_URL, or a connection handed over by database.migrate."""
 
 from alembic import context
 from sqlalchemy import Connection, text
 
 from database.engine import open_engine
 from database.tables import PARTITIONED, Table
+from settings import owner_database_url
 
 
 def _ours(_object: object, name: str | None, kind: str, _reflected: bool, _compare_to: object) -> bool:
@@ -28,5 +27,5 @@ if context.is_offline_mode():
 elif (handed_over := context.config.attributes.get("connection")) is not None:
     _run(handed_over)
 else:
-    with open_engine(os.environ.get("DATABASE_URL", "")).begin() as opened:
+    with open_engine(owner_database_url()).begin() as opened:
         _run(opened)

@@ -23,6 +23,9 @@ os.environ["BENTOML_HOME"] = str(TRAINED / "bentoml")
 WORDING = ROOT / "clinical" / "wellness.py"  # what is said beside a score; of training it only has the bands' names
 
 from access.dev_issuer import DevIssuer, demo_subject  # noqa: E402 - BentoML reads its home at import
+from audit.data_keys import DataKey, DataKeys  # noqa: E402
+from audit.envelope import Envelope  # noqa: E402
+from audit.key_encryption import KeyRing, LocalWrappingKey  # noqa: E402
 from database.engine import open_async_engine, open_engine  # noqa: E402
 from database.migrate import upgrade  # noqa: E402
 from embedded.postgres import EmbeddedPostgres  # noqa: E402
@@ -66,6 +69,12 @@ def database_url(empty_database_url: str) -> str:
 
 
 @pytest.fixture
+def app_url(postgres: EmbeddedPostgres, database_url: str) -> str:
+    """The test's database as the server's own role."""
+    return postgres.url_as("followup_app", database_url)
+
+
+@pytest.fixture
 def engine(database_url: str) -> Iterator[Engine]:
     engine = open_engine(database_url)
     yield engine
@@ -73,10 +82,24 @@ def engine(database_url: str) -> Iterator[Engine]:
 
 
 @pytest.fixture
-async def async_engine(database_url: str) -> AsyncIterator[AsyncEngine]:
-    engine = open_async_engine(database_url, pool_size=4)
+async def async_engine(app_url: str) -> AsyncIterator[AsyncEngine]:
+    """As the server sees it: row-level security holds."""
+    engine = open_async_engine(app_url, pool_size=4)
     yield engine
     await engine.dispose()
+
+
+def data_key(key: bytes = bytes(32)) -> DataKey:
+    """A data key that is in no database."""
+    return DataKey(uuid.UUID(int=1), "patient:p", key, Envelope(key, "test"))
+
+
+@pytest.fixture
+async def keys(async_engine: AsyncEngine) -> AsyncIterator[DataKeys]:
+    keys = DataKeys(async_engine, KeyRing(LocalWrappingKey(bytes(32))))
+    await keys.open()
+    yield keys
+    await keys.close()
 
 
 @pytest.fixture(scope="session")
@@ -156,8 +179,10 @@ def server(
     deterioration_model: StoredModel,
 ) -> Iterator[Server]:
     """One real server for all tests that only talk to it."""
+    database_url = postgres.create_database(f"server_{uuid.uuid4().hex}")
     server = Server(
-        database_url=postgres.create_database(f"server_{uuid.uuid4().hex}"),
+        database_url=database_url,
+        app_database_url=postgres.url_as("followup_app", database_url),
         issuer=issuer,
         log=home / "server.log",
         environment={"REDIS_SOCKET": valkey_socket},

@@ -11,11 +11,13 @@ from pathlib import Path
 
 import httpx
 import psutil
+from sqlalchemy import insert
 
 from access.dev_issuer import CLIENT_ID, ISSUER, DevIssuer
-from audit.envelope import new_root_key
+from audit.key_encryption import new_root_key
 from database.engine import open_engine
 from database.migrate import upgrade
+from database.tables import CareTeamMember
 from registry import catalog
 from registry.store import StoredModel
 
@@ -27,7 +29,8 @@ BASE = "/api/v1/ml"
 class Server:
     """Started with `start`, stopped with `stop`; may be killed and started again in between."""
 
-    database_url: str
+    database_url: str  # as the owner; the server itself logs in as followup_app
+    app_database_url: str
     issuer: DevIssuer
     log: Path
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -48,6 +51,14 @@ class Server:
                 catalog.promote(connection, stored.manifest.name, stored.manifest.version, by="test")
         engine.dispose()
 
+    def relate(self, clinician: str, patient_id: str) -> None:
+        """Put a clinician on a patient's care team."""
+        engine = open_engine(self.database_url)
+        with engine.begin() as connection:
+            values = {"clinician": clinician, "patient_id": patient_id, "granted_by": "test"}
+            connection.execute(insert(CareTeamMember).values(values))
+        engine.dispose()
+
     def start(self) -> None:
         if not self.port:
             with socket.socket() as probe:
@@ -55,7 +66,7 @@ class Server:
                 self.port = probe.getsockname()[1]
         environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("REDIS_", "COGNITO_"))},
-            "DATABASE_URL": self.database_url,
+            "DATABASE_URL": self.app_database_url,
             "ENCRYPTION_KEY": self.encryption_key,
             "COGNITO_ISSUER": ISSUER,
             "COGNITO_CLIENT_IDS": CLIENT_ID,

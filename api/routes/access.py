@@ -26,7 +26,9 @@ _TRUTH: Final = {"true": True, "false": False}
 async def break_the_glass(system: System, admitted: Admitted) -> Response:
     """One patient, an hour at most."""
     body: BreakGlassRequest = admitted.body
+    admitted.visit.patients = [body.patient_id]
     broken = await system.break_glass.start(admitted.principal, body.patient_id, body.reason, body.minutes)
+    admitted.visit.target = str(broken.id)
     return answer({"id": str(broken.id), "expires_at": broken.expires_at}, status=201)
 
 
@@ -35,7 +37,9 @@ async def list_break_glass(system: System, admitted: Admitted) -> Response:
     unreviewed = _TRUTH.get(admitted.query.get("unreviewed", "false"))
     if unreviewed is None:
         raise InvalidInput("A query parameter is not valid.", [FieldFault("/unreviewed", "must be true or false")])
-    return answer({"items": await system.break_glass.listing(admitted.principal, unreviewed=unreviewed)})
+    items = await system.break_glass.listing(admitted.principal, unreviewed=unreviewed)
+    admitted.visit.patients = [item["patient_id"] for item in items]
+    return answer({"items": items})
 
 
 async def review_break_glass(system: System, admitted: Admitted) -> Response:
@@ -44,7 +48,8 @@ async def review_break_glass(system: System, admitted: Admitted) -> Response:
         break_id = UUID(admitted.path_parameters["id"])
     except ValueError as error:
         raise NotFound("There is no such break-glass.") from error
-    await system.break_glass.review(admitted.principal, break_id)
+    admitted.visit.target = str(break_id)
+    admitted.visit.patients = [await system.break_glass.review(admitted.principal, break_id)]
     return Response(status_code=204)
 
 
@@ -53,24 +58,36 @@ async def grant(system: System, admitted: Admitted) -> Response:
     days = None
     if "days" in admitted.query:
         days = whole_number(admitted.query, "days", default=1, least=1, most=care_team.LONGEST_DAYS)
-    clinician, patient_id = admitted.path_parameters["clinician"], admitted.path_parameters["patient_id"]
+    clinician, patient_id = _pair(admitted)
     return answer(await system.care_team.grant(clinician, patient_id, by=admitted.principal.subject, days=days))
+
+
+def _pair(admitted: Admitted) -> tuple[str, str]:
+    """Clinician and patient of the address, on record whatever comes of it."""
+    clinician, patient_id = admitted.path_parameters["clinician"], admitted.path_parameters["patient_id"]
+    admitted.visit.target, admitted.visit.patients = clinician, [patient_id]
+    return clinician, patient_id
 
 
 async def withdraw(system: System, admitted: Admitted) -> Response:
     """End it now."""
-    await system.care_team.withdraw(admitted.path_parameters["clinician"], admitted.path_parameters["patient_id"])
+    await system.care_team.withdraw(*_pair(admitted))
     return Response(status_code=204)
 
 
 async def show_team(system: System, admitted: Admitted) -> Response:
     """The patients of one clinician."""
-    return answer({"items": await system.care_team.members(admitted.path_parameters["clinician"])})
+    clinician = admitted.path_parameters["clinician"]
+    items = await system.care_team.members(clinician)
+    admitted.visit.target = clinician
+    admitted.visit.patients = [item["patient_id"] for item in items]
+    return answer({"items": items})
 
 
 async def revoke(system: System, admitted: Admitted) -> Response:
     """A token, a login or a person is let in no more."""
     body: RevocationRequest = admitted.body
+    admitted.visit.target = f"{body.kind}:{body.value}"
     await system.denylist.revoke(body.kind, body.value, by=admitted.principal.subject, hours=body.hours)
     return Response(status_code=204)
 

@@ -12,19 +12,19 @@ from api.answers import answer, whole_number
 from api.routing import BASE, Admitted, QueryParameter, Route
 from api.schemas import HistoryPage, RecordShown
 from api.system import System
-from audit.history import Scope
-from database.reading import bounded
+from database.reading import Sight, bounded
 from errors import FieldFault, InvalidInput, NotFound
 
 _LARGEST_PAGE: Final = 200
 _NAME: Final = re.compile(r"[A-Za-z0-9_.:\-]{1,128}")
 
 
-def scope_of(principal: Principal) -> Scope:
-    """Everybody what they asked for, patients what is about them, auditors that something happened; roles add up."""
-    return Scope(
+def sight_of(principal: Principal) -> Sight:
+    """Whose eyes a caller reads with; roles add up."""
+    return Sight(
         author=principal.subject,
-        patient=principal.subject if principal.has(Role.PATIENT) else None,
+        patient=principal.subject if principal.has(Role.PATIENT) else "",
+        clinician=principal.subject if principal.has(Role.CLINICIAN) else "",
         everything=principal.has(Role.AUDITOR),
     )
 
@@ -37,13 +37,14 @@ async def history(system: System, admitted: Admitted) -> Response:
             raise InvalidInput("A query parameter is not valid.", [FieldFault(f"/{name}", "has not the form of one")])
     page = await bounded(
         system.history.page(
-            scope_of(admitted.principal),
+            sight_of(admitted.principal),
             limit=whole_number(query, "limit", default=50, least=1, most=_LARGEST_PAGE),
             cursor=query.get("cursor"),
             patient_id=query.get("patient_id"),
             model_name=query.get("model_name"),
         )
     )
+    admitted.visit.patients = [item["patient_id"] for item in page.items if item["patient_id"] is not None]
     return answer({"items": page.items, "next_cursor": page.next_cursor})
 
 
@@ -53,7 +54,10 @@ async def show_prediction(system: System, admitted: Admitted) -> Response:
         prediction_id = UUID(admitted.path_parameters["prediction_id"])
     except ValueError as error:
         raise NotFound("There is no such prediction.") from error
-    return answer(await bounded(system.history.one(scope_of(admitted.principal), prediction_id)))
+    admitted.visit.target = str(prediction_id)
+    record = await bounded(system.history.one(sight_of(admitted.principal), prediction_id))
+    admitted.visit.patients = [record["patient_id"]] if record["patient_id"] is not None else []
+    return answer(record)
 
 
 ROUTES = (

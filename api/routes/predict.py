@@ -24,7 +24,7 @@ from api.system import System
 from clinical import wellness
 from errors import FieldFault, InvalidInput
 from inference.deployments import Deployment
-from inference.pipeline import Answer, PredictionRequest, Refusal
+from inference.pipeline import Answer, PredictionRequest, Refusal, Rendered
 
 SYMPTOM_MODEL = "clinical_ner"
 DETERIORATION_MODEL = "deterioration_lstm"
@@ -82,10 +82,11 @@ async def predict_batch(system: System, admitted: Admitted) -> Response:
         )
         for item in body.items
     ]
+    admitted.visit.patients = [item.patient_id for item in body.items if item.patient_id is not None]
     rendered = await system.pipeline.predict_batch(
         admitted.principal, admitted.caller, requests, partial(_batch, admitted), admitted.idempotency
     )
-    return _json(rendered)
+    return _json(admitted, rendered)
 
 
 async def _one(
@@ -105,8 +106,9 @@ async def _one(
         }
         return orjson.dumps(document)
 
+    admitted.visit.patients = [request.patient_id] if request.patient_id is not None else []
     rendered = await system.pipeline.predict(admitted.principal, admitted.caller, request, render, admitted.idempotency)
-    return _json(rendered)
+    return _json(admitted, rendered)
 
 
 def _generic(answer: Answer) -> dict[str, Any]:
@@ -138,8 +140,9 @@ def _batch(admitted: Admitted, deployment: Deployment, outcomes: Sequence[Answer
     )
 
 
-def _json(rendered: bytes) -> Response:
-    return Response(rendered, media_type="application/json")
+def _json(admitted: Admitted, rendered: Rendered) -> Response:
+    admitted.visit.recorded, admitted.visit.outcome = rendered.recorded, rendered.outcome
+    return Response(rendered.body, media_type="application/json")
 
 
 def _items(body: Any) -> int:

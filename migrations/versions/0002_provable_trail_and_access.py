@@ -67,6 +67,8 @@ MAY_READ = """
     OR patient_id IN (
         SELECT patient_id FROM care_relations WHERE clinician = NULLIF(current_setting('followup.clinician', true), ''))
 """
+# An event may be about several patients at once, such as a page of the history.
+NAMES_PATIENT = "NULLIF(current_setting('followup.patient', true), '') = ANY (patients)"
 
 # As in the first schema, with the new table and without TRUNCATE on any partition. It runs as its owner: the server's
 # own role may not create tables.
@@ -131,8 +133,8 @@ PREDICTION_COLUMNS = (
     " inference_time_ms, latency_ms"
 )
 EVENT_COLUMNS = (
-    "created_at, id, request_id, action, route, status, outcome, principal, roles, client_id, patient_id, target,"
-    " purpose_of_use, ip_address, user_agent, key_id, detail, latency_ms"
+    "created_at, id, request_id, action, route, status, outcome, principal, roles, client_id, patient_id, patients,"
+    " target, purpose_of_use, ip_address, user_agent, key_id, detail, latency_ms"
 )
 
 
@@ -159,12 +161,15 @@ def upgrade() -> None:
         )
     for table in (*APPEND_ONLY, *_partitions("ml_predictions"), "audit_events_default"):
         op.execute(f"CREATE TRIGGER no_truncate BEFORE TRUNCATE ON {table} EXECUTE FUNCTION refuse_change()")
-    for table, unlinked in (("ml_predictions", "patient_id IS NULL"), ("audit_events", "true")):
+    for table, unlinked, also in (
+        ("ml_predictions", "patient_id IS NULL", "false"),
+        ("audit_events", "true", NAMES_PATIENT),
+    ):
         op.execute(f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY")
         op.execute(f"CREATE POLICY app_writes ON {table} FOR INSERT TO followup_app WITH CHECK (true)")
         op.execute(
             f"CREATE POLICY app_reads ON {table} FOR SELECT TO followup_app"
-            f" USING ({MAY_READ.replace('{unlinked}', unlinked)})"
+            f" USING ({MAY_READ.replace('{unlinked}', unlinked)} OR {also})"
         )
         op.execute(f"CREATE POLICY all_read ON {table} FOR SELECT TO followup_sealer, followup_auditor USING (true)")
     op.execute(
@@ -208,6 +213,7 @@ def _create_trail_tables() -> None:
         sa.Column("roles", sa.Text(), nullable=False),
         sa.Column("client_id", sa.Text(), nullable=False),
         sa.Column("patient_id", sa.Text(), nullable=True),
+        sa.Column("patients", postgresql.ARRAY(sa.Text()), nullable=True),
         sa.Column("target", sa.Text(), nullable=True),
         sa.Column("purpose_of_use", sa.Text(), nullable=False),
         sa.Column("ip_address", postgresql.INET(), nullable=True),
@@ -223,6 +229,13 @@ def _create_trail_tables() -> None:
     op.create_index(op.f("ix_audit_events_xid"), "audit_events", ["xid"])
     for column in ("patient_id", "principal"):
         op.create_index(op.f(f"ix_audit_events_{column}_created_at_id"), "audit_events", [column, "created_at", "id"])
+    op.create_index(
+        op.f("ix_audit_events_patients"),
+        "audit_events",
+        ["patients"],
+        postgresql_using="gin",
+        postgresql_where=sa.text("patients IS NOT NULL"),
+    )
     op.create_table(
         "audit_leaves",
         sa.Column("leaf_index", sa.BigInteger(), nullable=False),
@@ -288,6 +301,12 @@ def _create_access_tables() -> None:
     )
     op.create_index(
         "uq_data_keys_subject", "data_keys", ["subject"], unique=True, postgresql_where=sa.text("destroyed_at IS NULL")
+    )
+    op.create_index(
+        op.f("ix_data_keys_destroyed_at"),
+        "data_keys",
+        ["destroyed_at"],
+        postgresql_where=sa.text("destroyed_at IS NOT NULL"),
     )
     op.create_table(
         "care_team",

@@ -30,7 +30,9 @@ def own_servers(
 ) -> Iterator[tuple[Server, EmbeddedPostgres, EmbeddedValkey]]:
     """A server with a PostgreSQL and a Valkey that nobody else uses, so that a test may stop them."""
     postgres, valkey = EmbeddedPostgres(tmp_path), EmbeddedValkey(tmp_path)
-    server = Server(postgres.start(), issuer, tmp_path / "server.log", {"REDIS_SOCKET": valkey.start()})
+    owner = postgres.start()
+    app = postgres.url_as("followup_app", owner)
+    server = Server(owner, app, issuer, tmp_path / "server.log", {"REDIS_SOCKET": valkey.start()})
     server.register([ner_model, deterioration_model])
     server.start()
     yield server, postgres, valkey

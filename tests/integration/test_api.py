@@ -8,7 +8,7 @@ import bentoml
 import httpx
 import pytest
 
-from access.dev_issuer import DevIssuer
+from access.dev_issuer import DevIssuer, demo_subject
 from clinical.wellness import claims_in
 from tests.conftest import bearer
 from tests.server import BASE, Server
@@ -100,12 +100,13 @@ def test_history_is_newest_first_and_pages(api: httpx.Client, issuer: DevIssuer)
     assert second["next_cursor"] is None
 
 
-def test_nobody_sees_what_is_not_theirs(api: httpx.Client, issuer: DevIssuer) -> None:
+def test_nobody_sees_what_is_not_theirs(api: httpx.Client, server: Server, issuer: DevIssuer) -> None:
     patient = str(uuid.uuid4())
+    server.relate(demo_subject("clinician"), patient)
     answer = api.post("/predict/deterioration", json={"measurements": WEEK, "patient_id": patient}).json()
     address = f"/predictions/{answer['prediction_id']}"
     seen_by = {
-        "author": api.get(address),
+        "care team": api.get(address),
         "patient": api.get(address, headers=bearer(issuer, "patient", subject=patient)),
         "other clinician": api.get(address, headers=bearer(issuer, "clinician", subject="somebody")),
         "other patient": api.get(address, headers=bearer(issuer, "patient", subject="somebody")),
@@ -113,7 +114,7 @@ def test_nobody_sees_what_is_not_theirs(api: httpx.Client, issuer: DevIssuer) ->
         "ml-engineer": api.get(address, headers=bearer(issuer, "ml-engineer")),
     }
     assert {who: response.status_code for who, response in seen_by.items()} == {
-        "author": 200,
+        "care team": 200,
         "patient": 200,
         "other clinician": 404,
         "other patient": 404,
@@ -188,8 +189,10 @@ def test_a_key_holds_for_a_batch_in_which_nothing_could_be_predicted(api: httpx.
     assert api.post("/predict/batch", json=body, headers=key).status_code == 409
 
 
-def test_roles_add_up(api: httpx.Client, issuer: DevIssuer) -> None:
+def test_roles_add_up(api: httpx.Client, server: Server, issuer: DevIssuer) -> None:
     me, patient = str(uuid.uuid4()), str(uuid.uuid4())
+    for clinician, cared_for in ((demo_subject("clinician"), me), (me, patient)):
+        server.relate(clinician, cared_for)
     answer = api.post("/predict/deterioration", json={"measurements": WEEK, "patient_id": me}).json()
     address = f"/predictions/{answer['prediction_id']}"
     as_patient = api.get(address, headers=bearer(issuer, "patient", subject=me)).json()

@@ -11,10 +11,11 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from audit.envelope import Envelope
 from embedded.valkey import EmbeddedValkey
 from inference.cache import RedisCache
-from tests.conftest import eventually
+from tests.conftest import data_key, eventually
+
+KEY = data_key()
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ def client(socket: object) -> "Redis":
 
 @pytest.fixture
 async def cache(valkey: EmbeddedValkey) -> AsyncIterator[RedisCache]:
-    cache = RedisCache(client(valkey.socket), Envelope(bytes(32)), ttl_s=60, timeout_s=0.1)
+    cache = RedisCache(client(valkey.socket), ttl_s=60, timeout_s=0.1)
     await cache.open()
     yield cache
     await cache.close()
@@ -42,42 +43,42 @@ async def cache(valkey: EmbeddedValkey) -> AsyncIterator[RedisCache]:
 async def test_frozen_it_is_left_alone_and_used_again_when_it_is_back(
     cache: RedisCache, valkey: EmbeddedValkey
 ) -> None:
-    cache.put(b"k", b"v")
+    cache.put(b"k", b"v", KEY)
     await eventually(lambda: _has(cache, b"k"))
     process_id = valkey.process_id()
     assert process_id is not None
     os.kill(process_id, signal.SIGSTOP)
     try:
-        outcomes = await asyncio.wait_for(asyncio.gather(*(cache.get(b"k%d" % n) for n in range(64))), timeout=2)
+        outcomes = await asyncio.wait_for(asyncio.gather(*(cache.get(b"k%d" % n, KEY) for n in range(64))), timeout=2)
         assert outcomes == [None] * 64
         assert not cache.enabled
-        assert await asyncio.wait_for(cache.get(b"k"), timeout=0.05) is None
-        cache.put(b"other", b"v")
+        assert await asyncio.wait_for(cache.get(b"k", KEY), timeout=0.05) is None
+        cache.put(b"other", b"v", KEY)
     finally:
         os.kill(process_id, signal.SIGCONT)
     await eventually(lambda: cache.enabled)
-    assert await cache.get(b"k") == b"v"
+    assert await cache.get(b"k", KEY) == b"v"
 
 
 async def test_killed_and_started_again_it_is_used_again(cache: RedisCache, valkey: EmbeddedValkey) -> None:
     process_id = valkey.process_id()
     assert process_id is not None
     os.kill(process_id, signal.SIGKILL)
-    assert await cache.get(b"k") is None
+    assert await cache.get(b"k", KEY) is None
     await eventually(lambda: not cache.enabled)
     again = EmbeddedValkey(valkey.folder.parent)
     again.start()
     await eventually(lambda: cache.enabled)
-    cache.put(b"k", b"v")
+    cache.put(b"k", b"v", KEY)
     await eventually(lambda: _has(cache, b"k"))
     again.stop()
 
 
 async def test_where_nothing_listens_it_opens_as_not_enabled(tmp_path: Path) -> None:
-    cache = RedisCache(client(tmp_path / "nothing.sock"), Envelope(bytes(32)), ttl_s=60, timeout_s=0.1)
+    cache = RedisCache(client(tmp_path / "nothing.sock"), ttl_s=60, timeout_s=0.1)
     await cache.open()
     assert not cache.enabled
-    assert await cache.get(b"k") is None
+    assert await cache.get(b"k", KEY) is None
     await cache.close()
 
 
@@ -86,15 +87,15 @@ async def test_values_of_another_key_or_damaged_ones_are_as_good_as_absent(
 ) -> None:
     raw = client(valkey.socket)
     await raw.set(b"rubbish", b"not sealed at all")
-    await raw.set(b"moved", Envelope(bytes(32)).seal(b"v", "cache|" + b"elsewhere".hex()))
-    await raw.set(b"foreign", Envelope(b"x" * 32).seal(b"v", "cache|" + b"foreign".hex()))
+    await raw.set(b"moved", KEY.seal(b"v", "cache|" + b"elsewhere".hex()))
+    await raw.set(b"foreign", data_key(b"x" * 32).seal(b"v", "cache|" + b"foreign".hex()))
     await raw.aclose()
-    assert [await cache.get(key) for key in (b"rubbish", b"moved", b"foreign")] == [None] * 3
+    assert [await cache.get(key, KEY) for key in (b"rubbish", b"moved", b"foreign")] == [None] * 3
     assert cache.enabled
 
 
 async def test_values_are_sealed_and_expire(cache: RedisCache, valkey: EmbeddedValkey) -> None:
-    cache.put(b"k", b"CANARY")
+    cache.put(b"k", b"CANARY", KEY)
     await eventually(lambda: _has(cache, b"k"))
     raw = client(valkey.socket)
     stored = await raw.get(b"k")
@@ -105,4 +106,4 @@ async def test_values_are_sealed_and_expire(cache: RedisCache, valkey: EmbeddedV
 
 
 async def _has(cache: RedisCache, key: bytes) -> bool:
-    return await cache.get(key) is not None
+    return await cache.get(key, KEY) is not None

@@ -13,17 +13,17 @@ import pytest
 from sqlalchemy import Engine, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from audit.envelope import Envelope, KeyedDigest
-from audit.history import FirstAnswers, History, Scope
-from audit.record import Caller, FirstAnswer, ModelIdentity, Record, created_at, new_prediction_id
+from audit.data_keys import DataKeys
+from audit.history import FirstAnswers, History
+from audit.record import Caller, FirstAnswer, ModelIdentity, Record, created_at, new_id
 from audit.trail import KeyTaken, Trail
 from database.engine import libpq_url
 from database.maintenance import Maintenance
+from database.reading import Sight
 from embedded.postgres import EmbeddedPostgres
 from errors import AuditUnavailable, InvalidInput, NotFound
 from tests.conftest import eventually
 
-ENVELOPE = Envelope(bytes(32))
 MODEL = ModelIdentity(id=1, name="clinical_ner", version="v1", digest="0" * 64)
 
 
@@ -39,7 +39,7 @@ def record(text: str = "a note", *, principal: str = "dr", patient: str | None =
         user_agent=changes.pop("user_agent", "test"),
     )
     values: dict[str, Any] = {
-        "id": new_prediction_id(),
+        "id": new_id(),
         "caller": caller,
         "model": MODEL,
         "patient_id": patient,
@@ -54,8 +54,8 @@ def record(text: str = "a note", *, principal: str = "dr", patient: str | None =
 
 
 @pytest.fixture
-async def trail(database_url: str) -> AsyncIterator[Trail]:
-    trail = Trail(libpq_url(database_url), ENVELOPE, timeout_s=2)
+async def trail(app_url: str, keys: DataKeys) -> AsyncIterator[Trail]:
+    trail = Trail(libpq_url(app_url), keys, timeout_s=2)
     await trail.open()
     yield trail
     await trail.close()
@@ -83,10 +83,10 @@ async def test_many_at_once_are_all_written_in_few_commits(trail: Trail, databas
     assert row[0] < 50
 
 
-async def test_what_was_written_comes_back_as_it_was(trail: Trail, async_engine: AsyncEngine) -> None:
-    written = record("Ünïcode 👩‍⚕️ ", patient="p-1")
+async def test_what_was_written_comes_back_as_it_was(trail: Trail, async_engine: AsyncEngine, keys: DataKeys) -> None:
+    written = record("Ünïcode 👩‍⚕️ ", patient="p-1", principal="p-1")
     await trail.record([written])
-    shown = await History(async_engine, ENVELOPE).one(Scope(author="dr"), written.id)
+    shown = await History(async_engine, keys).one(Sight(patient="p-1"), written.id)
     assert shown["input_data"] == {"text": "Ünïcode 👩‍⚕️ "}
     assert shown["result"] == {"entities": {}}
     assert shown["created_at"] == created_at(written.id)
@@ -127,9 +127,11 @@ async def test_a_caller_that_goes_away_does_not_disturb_the_others(trail: Trail,
     assert count(database_url) >= 10
 
 
-async def test_a_connection_that_was_cut_is_made_anew_without_an_error(trail: Trail, database_url: str) -> None:
+async def test_a_connection_that_was_cut_is_made_anew_without_an_error(
+    trail: Trail, database_url: str, app_url: str
+) -> None:
     await trail.record([record()])
-    with psycopg.connect(libpq_url(database_url), autocommit=True) as connection:
+    with psycopg.connect(libpq_url(app_url), autocommit=True) as connection:
         connection.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
             " AND pid <> pg_backend_pid()"
@@ -188,7 +190,7 @@ async def test_that_the_database_is_gone_is_noticed_without_any_request(
 
 
 async def test_maintenance_forgets_old_keys_only(
-    trail: Trail, async_engine: AsyncEngine, engine: Engine, database_url: str
+    trail: Trail, async_engine: AsyncEngine, keys: DataKeys, engine: Engine, database_url: str
 ) -> None:
     old, new = uuid.uuid4(), uuid.uuid4()
     for key in (old, new):
@@ -197,18 +199,18 @@ async def test_maintenance_forgets_old_keys_only(
         statement = text("UPDATE idempotency_keys SET created_at = now() - interval '25 hours' WHERE key = :key")
         connection.execute(statement, {"key": old})
     await Maintenance(async_engine).once()
-    answers = FirstAnswers(async_engine, ENVELOPE, KeyedDigest(bytes(32)))
+    answers = FirstAnswers(async_engine, keys)
     assert await answers.find("dr", old) is None
     assert await answers.find("dr", new) is not None
     assert count(database_url) == 2
 
 
 async def test_work_that_was_given_up_never_touches_the_connection_of_those_after_it(
-    database_url: str, async_engine: AsyncEngine
+    database_url: str, app_url: str, async_engine: AsyncEngine, keys: DataKeys
 ) -> None:
     """A key that another session holds makes a commit late; what comes after must not share its transaction."""
     key = uuid.uuid4()
-    trail = Trail(libpq_url(database_url), ENVELOPE, timeout_s=0.5)
+    trail = Trail(libpq_url(app_url), keys, timeout_s=0.5)
     await trail.open()
     holder = await psycopg.AsyncConnection.connect(libpq_url(database_url))
     await holder.execute(
@@ -225,8 +227,8 @@ async def test_work_that_was_given_up_never_touches_the_connection_of_those_afte
     await holder.rollback()
     await holder.close()
     await asyncio.sleep(0.3)
-    history = History(async_engine, ENVELOPE)
-    seen = {item["prediction_id"] for item in (await history.page(Scope(author="dr"), limit=50)).items}
+    history = History(async_engine, keys)
+    seen = {item["prediction_id"] for item in (await history.page(Sight(author="dr"), limit=50)).items}
     assert seen == {str(each.id) for each in good}
     await trail.close()
     with psycopg.connect(libpq_url(database_url)) as connection:
@@ -248,7 +250,7 @@ def first_answer(key: uuid.UUID, answer: bytes) -> FirstAnswer:
 
 
 async def test_of_two_requests_with_one_key_only_the_first_is_written(
-    trail: Trail, database_url: str, async_engine: AsyncEngine
+    trail: Trail, database_url: str, async_engine: AsyncEngine, keys: DataKeys
 ) -> None:
     key = uuid.uuid4()
     outcomes = await asyncio.gather(
@@ -260,45 +262,48 @@ async def test_of_two_requests_with_one_key_only_the_first_is_written(
     with pytest.raises(KeyTaken):
         await trail.record([record()], first_answer(key, b"late"))
     assert count(database_url) == 2
-    answers = FirstAnswers(async_engine, ENVELOPE, KeyedDigest(bytes(32)))
+    answers = FirstAnswers(async_engine, keys)
     assert await answers.find("dr", key) == (b"mac", b"0")
     assert await answers.find("somebody else", key) is None
 
 
-async def test_history_pages_newest_first_without_gap_or_repeat(trail: Trail, async_engine: AsyncEngine) -> None:
+async def test_history_pages_newest_first_without_gap_or_repeat(
+    trail: Trail, async_engine: AsyncEngine, keys: DataKeys
+) -> None:
     written = [record(f"note {number}") for number in range(23)]
     for each in written:
         await trail.record([each])
-    history = History(async_engine, ENVELOPE)
+    history = History(async_engine, keys)
     seen: list[str] = []
     cursor = None
     while True:
-        page = await history.page(Scope(author="dr"), limit=5, cursor=cursor)
+        page = await history.page(Sight(author="dr"), limit=5, cursor=cursor)
         seen += [item["prediction_id"] for item in page.items]
         if (cursor := page.next_cursor) is None:
             break
     assert seen == [str(each.id) for each in reversed(written)]
 
 
-async def test_a_reader_sees_only_what_is_theirs(trail: Trail, async_engine: AsyncEngine) -> None:
+async def test_a_reader_sees_only_what_is_theirs(trail: Trail, async_engine: AsyncEngine, keys: DataKeys) -> None:
     mine, about_me, foreign = record(principal="me"), record(patient="me"), record(patient="other")
     await trail.record([mine, about_me, foreign])
-    history = History(async_engine, ENVELOPE)
+    history = History(async_engine, keys)
 
-    async def visible(scope: Scope) -> set[str]:
-        return {item["prediction_id"] for item in (await history.page(scope, limit=50)).items}
+    async def visible(sight: Sight) -> set[str]:
+        return {item["prediction_id"] for item in (await history.page(sight, limit=50)).items}
 
-    assert await visible(Scope(author="me")) == {str(mine.id)}
-    assert await visible(Scope(author="me", patient="me")) == {str(mine.id), str(about_me.id)}
-    assert await visible(Scope()) == set()
+    assert await visible(Sight(author="me")) == {str(mine.id)}
+    assert await visible(Sight(clinician="me")) == set()
+    assert await visible(Sight(author="me", patient="me")) == {str(mine.id), str(about_me.id)}
+    assert await visible(Sight()) == set()
     with pytest.raises(NotFound):
-        await history.one(Scope(author="me"), foreign.id)
-    everything = (await history.page(Scope(author="auditor", everything=True), limit=50)).items
+        await history.one(Sight(author="me"), foreign.id)
+    everything = (await history.page(Sight(author="auditor", everything=True), limit=50)).items
     assert len(everything) == 3
     assert not any("input_data" in item or "result" in item for item in everything)
 
 
 @pytest.mark.parametrize("cursor", ["", "x", "!" * 22, "AAAAAAAAAAAAAAAAAAAAAA", "' OR 1=1 --"])
-async def test_a_cursor_that_is_not_ours_is_refused(async_engine: AsyncEngine, cursor: str) -> None:
+async def test_a_cursor_that_is_not_ours_is_refused(async_engine: AsyncEngine, keys: DataKeys, cursor: str) -> None:
     with pytest.raises(InvalidInput):
-        await History(async_engine, ENVELOPE).page(Scope(author="dr"), limit=5, cursor=cursor)
+        await History(async_engine, keys).page(Sight(author="dr"), limit=5, cursor=cursor)
