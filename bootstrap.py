@@ -3,9 +3,11 @@
 import asyncio
 import os
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +30,15 @@ from audit.key_encryption import KeyRing, KmsWrappingKey, LocalWrappingKey, root
 from audit.trail import Trail
 from database.engine import libpq_url, open_async_engine
 from database.maintenance import Maintenance
+from database.safety import refuse_powerful_role
 from inference.cache import CacheKeys, NoCache, RedisCache, ResultCache
 from inference.deployments import Deployments, RunnerFactory
 from inference.pipeline import Pipeline
 from monitoring.metrics import Metrics
 from monitoring.performance import Fanout, PerformanceLogger
+from registry import signatures
+from registry.agreements import require_agreements
+from registry.signatures import SigningKey
 from runners.batching import Limits
 from runners.deterioration import DeteriorationRunner
 from runners.ner import NerRunner
@@ -48,21 +54,32 @@ class Runtime:
     sessions: LoginSessions
     quota_redis: Redis | None
     keys: DataKeys
+    signing_key: SigningKey
+    external_models: Sequence[str]
     performance_log: PerformanceLogger
     maintenance: Maintenance
     executor: Executor
 
     async def open(self) -> None:
         """Connect, load and warm up. Raises when the server could not do its work."""
+        if not self.system.demo:
+            await refuse_powerful_role(self.system.engine)
         await self.keys.open()
         await self.token_keys.open()
         await self.system.denylist.open()
         await self.sessions.open()
+        await self._refuse_external_models()
         await self.system.trail.open()
         await self.system.cache.open()
         await self.system.deployments.open()
         await self.performance_log.open()
         await self.maintenance.open()
+
+    async def _refuse_external_models(self) -> None:
+        today = datetime.now(UTC).date()
+        check = partial(require_agreements, models=self.external_models, key=self.signing_key, today=today)
+        async with self.system.engine.connect() as connection:
+            await connection.run_sync(check)
 
     async def close(self) -> None:
         """Stop taking part in anything; what waits for the trail is still written."""
@@ -96,8 +113,14 @@ def bootstrap(
     executor = ThreadPoolExecutor(settings.inference_threads, thread_name_prefix="inference")
     metrics = Metrics()
     performance_log = PerformanceLogger(engine, instance=f"{platform.node()}-{os.getpid()}")
+    signing_key = SigningKey(lambda: data_keys.secret(signatures.PURPOSE))
     deployments = Deployments(
-        engine, runners or _runners(settings), executor, _limits(settings), refresh_s=settings.model_refresh_s
+        engine,
+        runners or _runners(settings),
+        executor,
+        _limits(settings),
+        signing_key,
+        refresh_s=settings.model_refresh_s,
     )
     trail = Trail(libpq_url(database_url), data_keys, timeout_s=settings.audit_timeout_ms / 1000)
     cache = cache or _cache(settings)
@@ -122,7 +145,7 @@ def bootstrap(
     system = System(
         demo=settings.followup_mode == "demo",
         engine=engine,
-        verifier=Door(_verifier(settings, token_keys), denylist, sessions),
+        verifier=Door(token_verifier(settings, token_keys), denylist, sessions),
         denylist=denylist,
         quotas=_quotas(settings, quota_redis, data_keys.digest("quotas").of),
         care_team=care_team,
@@ -141,9 +164,21 @@ def bootstrap(
         sessions=sessions,
         quota_redis=quota_redis,
         keys=data_keys,
+        signing_key=signing_key,
+        external_models=settings.external_models,
         performance_log=performance_log,
         maintenance=Maintenance(engine),
         executor=executor,
+    )
+
+
+def token_verifier(settings: Settings, keys: KeySource | None = None) -> TokenVerifier:
+    """What turns tokens into principals."""
+    return TokenVerifier(
+        keys or _keys(settings),
+        issuer=settings.cognito_issuer,
+        client_ids=settings.cognito_client_ids,
+        service_scope=settings.cognito_service_scope,
     )
 
 
@@ -186,15 +221,6 @@ def _keys(settings: Settings) -> KeySource:
     return FetchedKeys(settings.cognito_jwks_url or f"{settings.cognito_issuer}/.well-known/jwks.json")
 
 
-def _verifier(settings: Settings, keys: KeySource) -> TokenVerifier:
-    return TokenVerifier(
-        keys,
-        issuer=settings.cognito_issuer,
-        client_ids=settings.cognito_client_ids,
-        service_scope=settings.cognito_service_scope,
-    )
-
-
 def _quotas(settings: Settings, client: Redis | None, digest: Callable[[bytes], bytes]) -> Quotas:
     return Quotas(
         None if client is None else redis_counters(client),
@@ -224,4 +250,6 @@ def _redis(settings: Settings) -> Redis | None:
     }
     if settings.redis_socket:
         return Redis(unix_socket_path=settings.redis_socket, **common)
-    return Redis(host=settings.redis_host, port=settings.redis_port, ssl=settings.redis_tls, **common)
+    if settings.redis_tls:
+        common |= {"ssl": True, "ssl_ca_certs": settings.redis_ca_file or None}
+    return Redis(host=settings.redis_host, port=settings.redis_port, **common)

@@ -10,8 +10,10 @@ from typing import Annotated, Any, Final
 import typer
 
 from commands import access as access_commands
+from commands import agreements as agreements_commands
+from commands import keys as keys_commands
 from commands import models as models_commands
-from commands.models import Promote, register_stored
+from commands.models import Promote, registering
 from commands.shared import Json, console, database, explained
 from errors import SetupError
 
@@ -26,6 +28,8 @@ train_app = typer.Typer(help="Train a model, save it to the store and register i
 app.add_typer(train_app, name="train")
 app.add_typer(models_commands.app, name="models")
 app.add_typer(access_commands.app, name="access")
+app.add_typer(keys_commands.app, name="keys")
+app.add_typer(agreements_commands.app, name="agreements")
 
 
 @app.command()
@@ -96,9 +100,9 @@ def deterioration(
     from training.train_deterioration_model import TrainingConfig, train
 
     config = TrainingConfig(days=days)
-    with database() as engine, progress_bar() as progress:
+    with registering(promote=promote) as register_stored, database() as engine, progress_bar() as progress:
         stored = train(engine, replace(config, fit=replace(config.fit, **_given(seed=seed, epochs=epochs))), progress)
-        register_stored(engine, stored, promote=promote)
+        register_stored(stored)
     _show_metrics(stored, as_json, "verdict", "auroc", "auroc_within_patient", "calibration_slope")
 
 
@@ -112,10 +116,10 @@ def ner(seed: Seed = None, epochs: Epochs = None, promote: Promote = False, as_j
     from training.progress import progress_bar
 
     config = NerConfig()
-    with database() as engine:
+    with registering(promote=promote) as register_stored:
         with progress_bar() as progress:
             stored = train(replace(config, fit=replace(config.fit, **_given(seed=seed, epochs=epochs))), progress)
-        register_stored(engine, stored, promote=promote)
+        register_stored(stored)
     _show_metrics(stored, as_json, "f1_strict", "f1_relaxed", "ece", "served")
 
 

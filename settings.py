@@ -7,6 +7,7 @@ orchestrators hand over secrets). docs/settings.md lists them all; a test fails 
 import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
@@ -33,6 +34,15 @@ def setting(name: str) -> str:
 def owner_database_url() -> str:
     """The database as the owner of its tables, for commands and migrations."""
     return setting("OWNER_DATABASE_URL") or setting("DATABASE_URL")
+
+
+def is_private(database_url: str) -> bool:
+    """Whether a connection is by local socket or cannot be made without TLS."""
+    parts = urlsplit(database_url)
+    query = parse_qs(parts.query)
+    named = [*query.get("host", []), *query.get("hostaddr", []), parts.hostname or ""]
+    local = all(unquote(host).startswith("/") for names in named for host in names.split(",") if host)
+    return local or query.get("sslmode", [""])[-1] in {"require", "verify-ca", "verify-full"}
 
 
 class FileSource(PydanticBaseSettingsSource):
@@ -74,6 +84,7 @@ class Settings(BaseSettings):
     redis_port: int = Field(6379, ge=1, le=65535, description="Its port.")
     redis_password: SecretStr = Field(SecretStr(""), description="Its password.")
     redis_tls: bool = Field(False, description="Speak TLS to it.")
+    redis_ca_file: str = Field("", description="Certificates to check it with; default: those of the system.")
     redis_socket: str = Field("", description="Unix socket of a local server; goes before host and port.")
     cache_ttl_s: int = Field(3600, ge=1, le=86_400, description="How long a cached result lives, seconds.")
     cache_timeout_ms: int = Field(100, ge=5, le=1000, description="Longest wait for the cache, milliseconds.")
@@ -108,6 +119,10 @@ class Settings(BaseSettings):
         2000, ge=50, le=30_000, description="Longest wait for a durable record, milliseconds."
     )
 
+    external_models: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="External models that are enabled, separated by commas; each needs a signed agreement."
+    )
+
     inference_threads: int = Field(4, ge=1, le=64, description="Threads of the pool in which models run.")
     onnx_intra_op_threads: int = Field(1, ge=1, le=64, description="Threads inside one ONNX call.")
     batch_max_items: int = Field(64, ge=1, le=1024, description="Most items in one batch.")
@@ -122,7 +137,7 @@ class Settings(BaseSettings):
         5.0, gt=0, le=3600, description="How often a newly promoted version is looked for, seconds."
     )
 
-    @field_validator("cognito_client_ids", mode="before")
+    @field_validator("cognito_client_ids", "external_models", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
@@ -141,6 +156,16 @@ class Settings(BaseSettings):
         ]
         if missing:
             raise SetupError(f"Not set: {', '.join(missing)}. docs/settings.md says what each is.")
+        return self
+
+    @model_validator(mode="after")
+    def _encrypted_on_the_wire(self) -> "Settings":
+        if self.followup_mode == "demo":
+            return self
+        if not is_private(self.database_url.get_secret_value()):
+            raise SetupError("DATABASE_URL would travel in plain text: add sslmode=verify-full, or use a local socket.")
+        if self.redis_host and not self.redis_socket and not self.redis_tls:
+            raise SetupError("Redis would be spoken to in plain text: set REDIS_TLS=true, or use REDIS_SOCKET.")
         return self
 
     @classmethod

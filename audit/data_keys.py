@@ -68,7 +68,7 @@ class DataKeys:
         self._loading: asyncio.Task[None] | None = None
         self._following: asyncio.Task[None] | None = None
         self._system: DataKey | None = None
-        self._digest_keys: dict[str, bytes] = {}
+        self._secrets: dict[str, bytes] = {}
 
     async def open(self) -> None:
         """Load or make the system's key. Raises AuditUnavailable without a database, InternalFault with a wrong key."""
@@ -89,12 +89,13 @@ class DataKeys:
     def digest(self, purpose: str) -> KeyedDigest:
         """A keyed digest for one purpose; it survives a rotation of the wrapping key."""
 
-        def key() -> bytes:
-            if (known := self._digest_keys.get(purpose)) is None:
-                known = self._digest_keys[purpose] = derive(self.system.key, purpose)
-            return known
+        return KeyedDigest(lambda: self.secret(purpose))
 
-        return KeyedDigest(key)
+    def secret(self, purpose: str) -> bytes:
+        """32 bytes for one purpose, derived from the system's key. After `open`."""
+        if (known := self._secrets.get(purpose)) is None:
+            known = self._secrets[purpose] = derive(self.system.key, purpose)
+        return known
 
     def known(self, subject: str) -> DataKey | None:
         """A subject's key if it is in memory."""

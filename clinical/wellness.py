@@ -1,7 +1,7 @@
 """What is said beside a change score: general-wellness wording, and nothing that sounds like more.
 
 This product watches for change and suggests talking to a care team. It names no condition, advises no remedy and says
-nothing about how soon. `claims_in` finds words that would; every text shown with a score is tested with it.
+nothing about how soon. `claims_in` finds words that would; every text that leaves this project is tested with it.
 """
 
 import re
@@ -21,9 +21,12 @@ _SENTENCES: Final[dict[Band, str]] = {
 }
 _CLAIMS: Final = re.compile(
     r"\b(diagnos\w*|treat(s|ed|ing|ment|ments)?|therap\w+|cure[sd]?|medical devices?|prescri\w+|urgen\w+|emergenc\w+"
-    r"|immediate(ly)?|life[- ]threatening|prognos\w+|disease\w*)\b",
+    r"|immediate(ly)?|life[- ]threatening|prognos\w+|disease\w*|illness\w*|triag\w+|early warning\w*|at risk of"
+    r"|clinical(ly)? (cut[- ]?offs?|thresholds?|validated|decisions?)|FDA[- ](cleared|approved)|life[- ]saving)\b",
     re.IGNORECASE,
 )
+_DENIAL: Final = re.compile(r"\b(not|never|no|nor|nothing|without|none)\b", re.IGNORECASE)
+_SENTENCE: Final = re.compile(r"(?<=[.!?:;|])\s+|\n\s*\n")
 
 
 def band_of(score: float, some_change_from: float, marked_change_from: float) -> Band:
@@ -38,6 +41,15 @@ def notice(band: Band) -> str:
     return f"{_SENTENCES[band]} {_GENERAL}"
 
 
-def claims_in(text: str) -> list[str]:
-    """Words in a text that a general-wellness product does not use, in lower case and in order."""
-    return [match.group(0).lower() for match in _CLAIMS.finditer(text)]
+def claims_in(text: str, *, denials: bool = False) -> list[str]:
+    """Words in a text that a general-wellness product does not use, in lower case and in order.
+
+    With `denials`, for documents, a sentence may say what this is not.
+    """
+    sentences = _SENTENCE.split(text) if denials else [text]
+    return [
+        match.group(0).lower()
+        for sentence in sentences
+        if not (denials and _DENIAL.search(sentence))
+        for match in _CLAIMS.finditer(sentence)
+    ]

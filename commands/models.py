@@ -1,9 +1,11 @@
 """`followup models …`: versions of models, and which one answers."""
 
 import json
-import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
+import orjson
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -11,19 +13,38 @@ from rich.table import Table
 from commands.shared import Json, console, database, explained
 from errors import SetupError
 
-app = typer.Typer(help="Versions of models: which there are, which one answers.", no_args_is_help=True)
-Promote = Annotated[bool, typer.Option("--promote", help="Let it answer at once.")]
+app = typer.Typer(help="Versions of models: signed for, approved, promoted.", no_args_is_help=True)
+Promote = Annotated[bool, typer.Option("--promote", help="In a demo: let it answer at once.")]
+Tag = Annotated[str, typer.Argument(help="NAME:VERSION")]
+Comment = Annotated[str, typer.Option(help="Goes into the signature.")]
 
 
-def register_stored(engine: Any, stored: Any, *, promote: bool) -> None:
+@contextmanager
+def registering(*, promote: bool) -> Iterator[Callable[[Any], None]]:
+    """Asks at the start who will sign, so that nobody trains for hours in vain; gives what registers a stored model."""
+    from access.principal import Role
+    from commands.operator import demo_operator, in_demo, operating
     from registry import catalog
 
-    with engine.begin() as connection:
-        catalog.register(connection, stored)
-        if promote:
-            catalog.promote(connection, stored.manifest.name, stored.manifest.version, by=os.environ.get("USER", "cli"))
-    answers = "; it answers now" if promote else f"; to let it answer: followup models promote {stored.tag}"
-    Console(stderr=True).print(f"Saved and registered {stored.tag}{answers}", highlight=False, soft_wrap=True)
+    with operating(Role.ML_ENGINEER) as author:
+        if promote and not in_demo():
+            raise SetupError("Somebody else has to approve a model first: followup models approve, then promote.")
+
+        def register(stored: Any) -> None:
+            name, version = stored.manifest.name, stored.manifest.version
+            with author.engine.begin() as connection:
+                catalog.register(connection, stored, author.signer)
+                author.record(connection, "register model", target=stored.tag)
+                if promote:
+                    approver = demo_operator(author, Role.APPROVER)
+                    catalog.approve(connection, stored, approver.signer, comment="demo")
+                    approver.record(connection, "approve model", target=stored.tag)
+                    catalog.promote(connection, name, version, by=approver.signer)
+                    approver.record(connection, "promote model", target=stored.tag)
+            answers = "; it answers now" if promote else f"; next, by another: followup models approve {stored.tag}"
+            Console(stderr=True).print(f"Saved and registered {stored.tag}{answers}", highlight=False, soft_wrap=True)
+
+        yield register
 
 
 @app.command("list")
@@ -49,7 +70,7 @@ def list_models(as_json: Json = False) -> None:
 
 @app.command()
 @explained
-def show(tag: Annotated[str, typer.Argument(help="NAME:VERSION")], as_json: Json = False) -> None:
+def show(tag: Tag, as_json: Json = False) -> None:
     """One version in full, with its model card."""
     from dataclasses import asdict
 
@@ -68,14 +89,82 @@ def show(tag: Annotated[str, typer.Argument(help="NAME:VERSION")], as_json: Json
 
 @app.command()
 @explained
-def promote(tag: Annotated[str, typer.Argument(help="NAME:VERSION")]) -> None:
-    """Let a version answer; running servers take it over within seconds, without a restart."""
+def approve(tag: Tag, comment: Comment = "") -> None:
+    """Sign that a version may answer. Needs the role approver, and somebody other than its author."""
+    _judge(tag, "approved", comment)
+    console.print(f"{tag} is approved; to let it answer: followup models promote {tag}", highlight=False)
+
+
+@app.command()
+@explained
+def reject(tag: Tag, comment: Comment = "") -> None:
+    """Sign that a version may not answer, or no longer; it is not loaded again after."""
+    _judge(tag, "rejected", comment)
+    console.print(f"{tag} is rejected", highlight=False)
+
+
+def _judge(tag: str, meaning: Any, comment: str) -> None:
+    from access.principal import Role
+    from commands.operator import operating
+    from registry import catalog, store
+
+    name, _, version = tag.partition(":")
+    with operating(Role.APPROVER) as approver, approver.engine.begin() as connection:
+        catalog.approve(connection, store.get(name, version), approver.signer, comment=comment, meaning=meaning)
+        approver.record(connection, "approve model" if meaning == "approved" else "reject model", target=tag)
+
+
+@app.command()
+@explained
+def promote(tag: Tag) -> None:
+    """Let an approved version answer; running servers take it over within seconds, without a restart."""
+    from access.principal import Role
+    from commands.operator import operating
     from registry import catalog
 
     name, _, version = tag.partition(":")
-    with database() as engine, engine.begin() as connection:
-        catalog.promote(connection, name, version, by=os.environ.get("USER", "cli"))
+    with operating(Role.APPROVER) as approver, approver.engine.begin() as connection:
+        catalog.promote(connection, name, version, by=approver.signer)
+        approver.record(connection, "promote model", target=tag)
     console.print(f"{tag} answers now", highlight=False)
+
+
+@app.command()
+@explained
+def rollback(name: Annotated[str, typer.Argument(help="NAME")]) -> None:
+    """Let the version that answered before answer again."""
+    from access.principal import Role
+    from commands.operator import operating
+    from registry import catalog
+
+    with operating(Role.APPROVER) as approver, approver.engine.begin() as connection:
+        previous = catalog.roll_back(connection, name, by=approver.signer)
+        tag = f"{previous.name}:{previous.version}"
+        approver.record(connection, "roll back model", target=tag)
+    console.print(f"{tag} answers again", highlight=False)
+
+
+@app.command()
+@explained
+def signatures(tag: Tag, as_json: Json = False) -> None:
+    """Who signed what on a version, and whether the signatures hold."""
+    from access.principal import Role
+    from commands.operator import operating
+    from registry.signatures import acts_on
+
+    name, _, version = tag.partition(":")
+    with operating(*Role) as reader, reader.engine.connect() as connection:
+        acts = acts_on(connection, name, version)
+        holds = [reader.key.signed(act.signature, act.statement) for act in acts]
+    if as_json:
+        shown = [{**orjson.loads(act.statement), "valid": valid} for act, valid in zip(acts, holds, strict=True)]
+        print(json.dumps(shown, indent=2))
+        return
+    table = Table("when", "meaning", "signer", "digest", "valid", "comment", box=None)
+    for act, valid in zip(acts, holds, strict=True):
+        at = act.signed_at.strftime("%Y-%m-%d %H:%M")
+        table.add_row(at, act.meaning, act.signer, act.model_digest[:12], "yes" if valid else "NO", act.comment)
+    Console(width=max(140, console.width)).print(table)
 
 
 @app.command()
@@ -87,5 +176,5 @@ def register(
     from registry import store
 
     name, _, version = tag.partition(":")
-    with database() as engine:
-        register_stored(engine, store.get(name, version), promote=promote)
+    with registering(promote=promote) as register_stored:
+        register_stored(store.get(name, version))

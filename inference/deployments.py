@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from audit.record import ModelIdentity
 from errors import ModelNotLoaded, SetupError, UnknownModel
 from registry import catalog, store
 from registry.catalog import Registered
+from registry.signatures import SigningKey, require_approval
 from registry.store import Manifest
 from runners.batching import Batcher, Limits
 from runners.runner import Runner
@@ -46,6 +48,7 @@ class Deployments:
         factories: Mapping[str, RunnerFactory],
         executor: Executor,
         limits: Limits,
+        signatures: SigningKey,
         *,
         refresh_s: float,
     ) -> None:
@@ -53,6 +56,7 @@ class Deployments:
         self._factories = factories
         self._executor = executor
         self._limits = limits
+        self._signatures = signatures
         self._refresh_s = refresh_s
         self._active: dict[str, Deployment] = {}
         self._known: frozenset[str] = frozenset()
@@ -121,6 +125,16 @@ class Deployments:
             del self._active[name]
 
     async def _load(self, registered: Registered) -> Deployment:
+        check = partial(
+            require_approval,
+            name=registered.name,
+            version=registered.version,
+            digest=registered.digest,
+            author=registered.created_by,
+            key=self._signatures,
+        )
+        async with self._engine.connect() as connection:
+            await connection.run_sync(check)
         deployment = await asyncio.get_running_loop().run_in_executor(self._executor, self._open, registered)
         log.info("loaded %s:%s (sha256 %s)", registered.name, registered.version, registered.digest[:12])
         return deployment

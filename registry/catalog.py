@@ -13,6 +13,7 @@ from sqlalchemy.sql import func
 
 from database.tables import ModelVersion
 from errors import SetupError, UnknownModel
+from registry.signatures import Meaning, Signer, require_approval
 from registry.store import StoredModel
 
 Alias = Literal["champion", "challenger"]
@@ -44,8 +45,8 @@ class Registered:
     promoted_at: datetime | None
 
 
-def register(connection: Connection, stored: StoredModel) -> Registered:
-    """Write a stored version into the catalog; a version that is there already must have the same digest."""
+def register(connection: Connection, stored: StoredModel, author: Signer) -> Registered:
+    """Write a stored version into the catalog, signed by its author; one that is there must have the same digest."""
     manifest = stored.manifest
     known = find(connection, manifest.name, manifest.version)
     if known is not None:
@@ -67,30 +68,83 @@ def register(connection: Connection, stored: StoredModel) -> Registered:
             metrics=manifest.metrics,
             training=manifest.training,
             model_card=card.read_text(encoding="utf-8") if card.exists() else "",
-            created_by=manifest.created_by,
+            created_by=author.subject,
         )
     )
+    author.sign(connection, name=manifest.name, version=manifest.version, digest=stored.digest, meaning="registered")
     registered = find(connection, manifest.name, manifest.version)
     assert registered is not None
     return registered
 
 
-def promote(connection: Connection, name: str, version: str, *, alias: Alias = "champion", by: str) -> None:
-    """Let a version answer under an alias; the version that had it steps back.
+def approve(
+    connection: Connection, stored: StoredModel, approver: Signer, *, comment: str = "", meaning: Meaning = "approved"
+) -> None:
+    """Sign that a version may answer, or with meaning "rejected" that it may not.
 
-    Raises UnknownModel, or SetupError for a version that is still experimental.
+    Raises UnknownModel, or SetupError when the files are not those that were registered or the approver is the author.
     """
-    candidate = find(connection, name, version)
-    if candidate is None:
-        raise UnknownModel(f"{name}:{version} is not registered.")
+    registered = _required(connection, stored.manifest.name, stored.manifest.version)
+    if registered.digest != stored.digest:
+        raise SetupError(f"{stored.tag} is not what was registered: its digest differs. It is not approved.")
+    if registered.created_by == approver.subject:
+        raise SetupError("Nobody approves their own model: another approver has to sign.")
+    approver.sign(
+        connection,
+        name=registered.name,
+        version=registered.version,
+        digest=registered.digest,
+        meaning=meaning,
+        comment=comment,
+    )
+
+
+def promote(
+    connection: Connection,
+    name: str,
+    version: str,
+    *,
+    by: Signer,
+    alias: Alias = "champion",
+    meaning: Literal["promoted", "rolled-back"] = "promoted",
+) -> None:
+    """Let an approved version answer under an alias; the version that had it steps back.
+
+    Raises UnknownModel, or SetupError for a version that is still experimental or that nobody but its author approved.
+    """
+    candidate = _required(connection, name, version)
     if candidate.stage == "experimental" and alias == "champion":
         raise SetupError(f"{name}:{version} is experimental: too little data stands behind it to let it answer.")
+    require_approval(
+        connection, name=name, version=version, digest=candidate.digest, author=candidate.created_by, key=by.key
+    )
+    by.sign(connection, name=name, version=version, digest=candidate.digest, meaning=meaning)
     connection.execute(update(ModelVersion).where(_ROW.name == name, _ROW.alias == alias).values(alias=None))
     connection.execute(
         update(ModelVersion)
         .where(_ROW.id == candidate.id)
-        .values(alias=alias, promoted_by=by, promoted_at=func.clock_timestamp())
+        .values(alias=alias, promoted_by=by.subject, promoted_at=func.clock_timestamp())
     )
+
+
+def roll_back(connection: Connection, name: str, *, by: Signer) -> Registered:
+    """Let the version that answered before the present one answer again. Raises SetupError when there is none."""
+    query = select(*_ROW).where(
+        _ROW.name == name, _ROW.promoted_at.is_not(None), _ROW.alias.is_distinct_from("champion")
+    )
+    row = connection.execute(query.order_by(_ROW.promoted_at.desc()).limit(1)).mappings().first()
+    if row is None:
+        raise SetupError(f"No other version of {name} has answered before.")
+    previous = Registered(**row)
+    promote(connection, name, previous.version, by=by, meaning="rolled-back")
+    return previous
+
+
+def _required(connection: Connection, name: str, version: str) -> Registered:
+    registered = find(connection, name, version)
+    if registered is None:
+        raise UnknownModel(f"{name}:{version} is not registered.")
+    return registered
 
 
 def find(connection: Connection, name: str, version: str) -> Registered | None:

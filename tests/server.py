@@ -1,5 +1,6 @@
 """A real server of its own for tests: `bentoml serve` in a process, on a free port of 127.0.0.1."""
 
+import asyncio
 import os
 import socket
 import subprocess
@@ -11,18 +12,44 @@ from pathlib import Path
 
 import httpx
 import psutil
-from sqlalchemy import insert
+from sqlalchemy import Engine, insert
 
 from access.dev_issuer import CLIENT_ID, ISSUER, DevIssuer
-from audit.key_encryption import new_root_key
-from database.engine import open_engine
+from audit.data_keys import DataKeys
+from audit.key_encryption import KeyRing, LocalWrappingKey, new_root_key, root_key
+from database.engine import open_async_engine, open_engine
 from database.migrate import upgrade
 from database.tables import CareTeamMember
-from registry import catalog
+from registry import catalog, signatures
+from registry.signatures import Signer, SigningKey
 from registry.store import StoredModel
 
 ROOT = Path(__file__).resolve().parent.parent
 BASE = "/api/v1/ml"
+
+
+def signing_key(database_url: str, encryption_key: str) -> SigningKey:
+    """The key that acts on models are signed with in a database."""
+
+    async def seed() -> bytes:
+        engine = open_async_engine(database_url, pool_size=1)
+        keys = DataKeys(engine, KeyRing(LocalWrappingKey(root_key(encryption_key))))
+        await keys.open()
+        await keys.close()
+        await engine.dispose()
+        return keys.secret(signatures.PURPOSE)
+
+    found = asyncio.run(seed())
+    return SigningKey(lambda: found)
+
+
+def answer_now(engine: Engine, stored: StoredModel, key: SigningKey) -> None:
+    """Register as one person, approve and promote as another."""
+    with engine.begin() as connection:
+        catalog.register(connection, stored, Signer("author", key))
+        catalog.approve(connection, stored, Signer("approver", key))
+        name, version = stored.manifest.name, stored.manifest.version
+        catalog.promote(connection, name, version, by=Signer("approver", key))
 
 
 @dataclass
@@ -45,10 +72,9 @@ class Server:
     def register(self, models: Iterable[StoredModel]) -> None:
         engine = open_engine(self.database_url)
         upgrade(engine)
-        with engine.begin() as connection:
-            for stored in models:
-                catalog.register(connection, stored)
-                catalog.promote(connection, stored.manifest.name, stored.manifest.version, by="test")
+        key = signing_key(self.database_url, self.encryption_key)
+        for stored in models:
+            answer_now(engine, stored, key)
         engine.dispose()
 
     def relate(self, clinician: str, patient_id: str) -> None:

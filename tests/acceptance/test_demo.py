@@ -12,9 +12,7 @@ import httpx
 import psutil
 import pytest
 
-from database.engine import open_engine
 from demo import Demo
-from registry import catalog
 from registry.store import StoredModel
 from tests.server import ROOT
 
@@ -24,14 +22,11 @@ FOLLOWUP = [sys.executable, "-m", "cli"]
 @pytest.fixture
 def demo_home(tmp_path: Path, ner_model: StoredModel, deterioration_model: StoredModel) -> Path:
     """A demo that has its models already, so that it need not train."""
-    demo = Demo(tmp_path / "demo")
-    engine = open_engine(demo.start()["DATABASE_URL"])
-    with engine.begin() as connection:
-        for stored in (ner_model, deterioration_model):
-            catalog.register(connection, stored)
-            catalog.promote(connection, stored.manifest.name, stored.manifest.version, by="test")
-    engine.dispose()
-    demo.stop()
+    environment = {**os.environ, "FOLLOWUP_HOME": str(tmp_path / "demo")}
+    Demo(tmp_path / "demo")
+    for stored in (ner_model, deterioration_model):
+        register = [*FOLLOWUP, "models", "register", stored.tag, "--promote"]
+        subprocess.run(register, cwd=ROOT, env=environment, check=True)
     return tmp_path / "demo"
 
 

@@ -6,8 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psycopg
 import pytest
 
+from access.dev_issuer import CLIENT_ID, ISSUER, DevIssuer
+from audit.key_encryption import new_root_key
 from registry.store import StoredModel
 from settings import Settings
 from tests.server import ROOT
@@ -27,20 +30,48 @@ def followup(*arguments: str, **environment: str) -> subprocess.CompletedProcess
     )
 
 
-def test_a_version_is_registered_listed_shown_and_promoted(database_url: str, deterioration_model: StoredModel) -> None:
+@pytest.fixture
+def production(database_url: str, issuer: DevIssuer) -> dict[str, str]:
+    """The environment of somebody who runs commands beside a real server."""
+    return {
+        "OWNER_DATABASE_URL": database_url,
+        "DATABASE_URL": database_url,
+        "ENCRYPTION_KEY": new_root_key(),
+        "COGNITO_ISSUER": ISSUER,
+        "COGNITO_CLIENT_IDS": CLIENT_ID,
+        "COGNITO_JWKS_FILE": str(issuer.jwks_file),
+    }
+
+
+@pytest.mark.requirement("P4")
+def test_a_model_is_registered_approved_and_promoted_by_two_people(
+    production: dict[str, str], issuer: DevIssuer, deterioration_model: StoredModel
+) -> None:
     tag = deterioration_model.tag
-    assert followup("models", "register", tag, DATABASE_URL=database_url).returncode == 0
-    (listed,) = json.loads(followup("models", "list", "--json", DATABASE_URL=database_url).stdout)
-    assert (listed["name"], listed["alias"], listed["digest"]) == (
-        "deterioration_lstm",
-        None,
-        deterioration_model.digest,
-    )
-    assert followup("models", "promote", tag, DATABASE_URL=database_url).returncode == 0
-    assert "champion" in followup("models", "list", DATABASE_URL=database_url).stdout
-    shown = json.loads(followup("models", "show", tag, "--json", DATABASE_URL=database_url).stdout)
+
+    def acting(who: str, *arguments: str, role: str) -> subprocess.CompletedProcess[str]:
+        return followup("models", *arguments, **production, FOLLOWUP_TOKEN=issuer.token([role], who))
+
+    assert acting("ann", "register", tag, role="approver").returncode == 1
+    assert acting("ann", "register", tag, role="ml-engineer").returncode == 0
+    (listed,) = json.loads(followup("models", "list", "--json", **production).stdout)
+    name, digest = "deterioration_lstm", deterioration_model.digest
+    assert (listed["name"], listed["alias"], listed["digest"]) == (name, None, digest)
+    assert "not approved" in acting("bob", "promote", tag, role="approver").stderr
+    assert "their own" in acting("ann", "approve", tag, role="approver").stderr
+    assert "FOLLOWUP_TOKEN" in followup("models", "approve", tag, **production).stderr
+    assert acting("bob", "approve", tag, "--comment", "read the card", role="approver").returncode == 0
+    assert acting("bob", "promote", tag, role="approver").returncode == 0
+    assert "champion" in followup("models", "list", **production).stdout
+    signed = json.loads(acting("eve", "signatures", tag, "--json", role="auditor").stdout)
+    acts = [(act["meaning"], act["signer"], act["valid"]) for act in signed]
+    assert acts == [("registered", "ann", True), ("approved", "bob", True), ("promoted", "bob", True)]
+    with psycopg.connect(production["OWNER_DATABASE_URL"]) as connection:
+        events = connection.execute("SELECT action, principal, target FROM audit_events ORDER BY id").fetchall()
+    assert events == [("register model", "ann", tag), ("approve model", "bob", tag), ("promote model", "bob", tag)]
+    shown = json.loads(followup("models", "show", tag, "--json", **production).stdout)
     assert shown["metrics"]["auroc"] > 0.5
-    assert len(followup("models", "show", tag, DATABASE_URL=database_url).stdout) > 500
+    assert len(followup("models", "show", tag, **production).stdout) > 500
 
 
 @pytest.mark.parametrize(
@@ -53,16 +84,19 @@ def test_a_version_is_registered_listed_shown_and_promoted(database_url: str, de
     ],
     ids=" ".join,
 )
-def test_what_cannot_be_done_is_said_in_one_line(database_url: str, arguments: tuple[str, ...]) -> None:
-    done = followup(*arguments, DATABASE_URL=database_url)
+def test_what_cannot_be_done_is_said_in_one_line(
+    production: dict[str, str], issuer: DevIssuer, arguments: tuple[str, ...]
+) -> None:
+    token = issuer.token(["ml-engineer", "approver"], "ann")
+    done = followup(*arguments, **production, FOLLOWUP_TOKEN=token)
     assert done.returncode == 1
     assert done.stderr.startswith("followup: ")
     assert len(done.stderr.strip().splitlines()) == 1
     assert "Traceback" not in done.stderr
 
 
-def test_training_on_an_empty_table_says_what_is_missing(database_url: str) -> None:
-    done = followup("train", "deterioration", DATABASE_URL=database_url)
+def test_training_on_an_empty_table_says_what_is_missing(production: dict[str, str], issuer: DevIssuer) -> None:
+    done = followup("train", "deterioration", **production, FOLLOWUP_TOKEN=issuer.token(["ml-engineer"], "ann"))
     assert "50" in done.stderr
     assert "14 measured days" in done.stderr
 

@@ -9,16 +9,19 @@ from typing import Any
 
 import bentoml
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, insert
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from database.tables import ModelSignature
 from errors import ModelNotLoaded, SetupError, UnknownModel
 from inference.deployments import Deployments
 from registry import catalog, store
+from registry.signatures import Signature, Signer, SigningKey, acts_on
 from registry.store import Manifest, StoredModel
 from runners.batching import Limits
 from runners.runner import Prediction
+from tests import server
 from tests.conftest import eventually
 
 
@@ -75,16 +78,18 @@ def save(tmp_path: Path) -> Iterator[Save]:
         bentoml.models.delete(stored.tag)
 
 
+KEY = SigningKey(lambda: bytes(32))
+AUTHOR, APPROVER = Signer("author", KEY), Signer("approver", KEY)
+
+
 def answer_now(engine: Engine, stored: StoredModel) -> None:
-    with engine.begin() as connection:
-        catalog.register(connection, stored)
-        catalog.promote(connection, stored.manifest.name, stored.manifest.version, by="test")
+    server.answer_now(engine, stored, KEY)
 
 
 @pytest.fixture
 async def deployments(async_engine: AsyncEngine) -> AsyncIterator[Deployments]:
     with ThreadPoolExecutor(2) as pool:
-        deployments = Deployments(async_engine, {"constant": Constant}, pool, Limits(), refresh_s=0.05)
+        deployments = Deployments(async_engine, {"constant": Constant}, pool, Limits(), KEY, refresh_s=0.05)
         yield deployments
         await deployments.close()
 
@@ -114,17 +119,10 @@ async def test_a_version_whose_files_changed_does_not_load_and_the_old_one_goes_
     first, second = save("v1", "one"), save("v2", "two")
     answer_now(engine, first)
     await deployments.open()
-    with engine.begin() as connection:
-        catalog.register(connection, second)
+    answer_now(engine, second)
     (second.path / "answer.txt").write_text("forged")
-    answer_now_ignoring_files(engine, second)
     await eventually(lambda: _champion(engine, second))
     assert await asked(deployments, first.manifest.name) == "one"
-
-
-def answer_now_ignoring_files(engine: Engine, stored: StoredModel) -> None:
-    with engine.begin() as connection:
-        catalog.promote(connection, stored.manifest.name, stored.manifest.version, by="test")
 
 
 def _champion(engine: Engine, stored: StoredModel) -> bool:
@@ -173,7 +171,7 @@ def test_one_version_answers_at_a_time_and_versions_are_never_overwritten(engine
     (first.path / "answer.txt").write_text("other")
     changed = store.get(first.manifest.name, "v1")
     with pytest.raises(SetupError, match="never overwritten"), engine.begin() as connection:
-        catalog.register(connection, changed)
+        catalog.register(connection, changed, AUTHOR)
 
 
 def test_an_experimental_version_cannot_become_champion(engine: Engine, save: Save) -> None:
@@ -181,7 +179,7 @@ def test_an_experimental_version_cannot_become_champion(engine: Engine, save: Sa
     with pytest.raises(SetupError, match="experimental"):
         answer_now(engine, stored)
     with pytest.raises(UnknownModel), engine.begin() as connection:
-        catalog.promote(connection, stored.manifest.name, "v9", by="test")
+        catalog.promote(connection, stored.manifest.name, "v9", by=APPROVER)
 
 
 def test_a_file_that_would_have_to_be_unpickled_is_not_stored(tmp_path: Path, save: Save) -> None:
@@ -203,3 +201,79 @@ def test_a_version_travels_between_stores_with_its_digest(tmp_path: Path, save: 
         store.get(stored.manifest.name, "v1")
     bentoml.models.import_model(exported)
     assert store.get(stored.manifest.name, "v1", expected_digest=stored.digest).digest == stored.digest
+
+
+@pytest.mark.requirement("P4")
+async def test_no_version_answers_before_somebody_else_approved_it(
+    deployments: Deployments, engine: Engine, save: Save
+) -> None:
+    stored = save("v1", "one")
+    name = stored.manifest.name
+    with engine.begin() as connection:
+        catalog.register(connection, stored, AUTHOR)
+    with pytest.raises(SetupError, match="not approved"), engine.begin() as connection:
+        catalog.promote(connection, name, "v1", by=APPROVER)
+    with pytest.raises(SetupError, match="their own"), engine.begin() as connection:
+        catalog.approve(connection, stored, AUTHOR)
+    with engine.begin() as connection:  # somebody with the database promotes it all the same
+        connection.exec_driver_sql("UPDATE ml_models SET alias = 'champion'")
+    with pytest.raises(SetupError, match="not approved"):
+        await deployments.open()
+    with engine.begin() as connection:
+        catalog.approve(connection, stored, APPROVER)
+    await deployments.open()
+    assert await asked(deployments, name) == "one"
+
+
+@pytest.mark.requirement("P5")
+async def test_an_approval_holds_for_the_files_it_was_given_for_and_for_nothing_else(
+    deployments: Deployments, engine: Engine, save: Save
+) -> None:
+    first, second = save("v1", "one"), save("v2", "two")
+    answer_now(engine, first)
+    with engine.begin() as connection:
+        catalog.register(connection, second, AUTHOR)
+    act = next(act for act in _acts(engine, first) if act.meaning == "approved")
+    assert (act.signer, act.model_digest) == ("approver", first.digest)
+    assert KEY.signed(act.signature, act.statement)
+    forgeries = {
+        "moved to another version": {"model_version": "v2"},
+        "moved, with its digest": {"model_version": "v2", "model_digest": second.digest},
+        "another signer": {"model_version": "v2", "model_digest": second.digest, "signer": "somebody"},
+        "another key": {"model_version": "v2", "model_digest": second.digest, "signature": bytes(64)},
+    }
+    columns = ("model_name", "model_version", "model_digest", "meaning", "signer", "signed_at", "comment", "signature")
+    for changes in forgeries.values():
+        values = {column: getattr(act, column) for column in columns} | changes
+        with engine.begin() as connection:
+            connection.execute(insert(ModelSignature).values(values))
+        with pytest.raises(SetupError, match="not approved"), engine.begin() as connection:
+            catalog.promote(connection, first.manifest.name, "v2", by=APPROVER)
+    with pytest.raises(SetupError, match="digest differs"), engine.begin() as connection:
+        (second.path / "answer.txt").write_text("changed after it was registered")
+        catalog.approve(connection, store.get(first.manifest.name, "v2"), APPROVER)
+
+
+@pytest.mark.requirement("P4")
+async def test_a_rejected_version_is_not_loaded_again_and_the_one_before_can_come_back(
+    deployments: Deployments, engine: Engine, save: Save
+) -> None:
+    first, second = save("v1", "one"), save("v2", "two")
+    name = first.manifest.name
+    answer_now(engine, first)
+    answer_now(engine, second)
+    with engine.begin() as connection:
+        catalog.approve(connection, second, APPROVER, meaning="rejected", comment="wrong on short notes")
+    with pytest.raises(SetupError, match="not approved"):
+        await deployments.open()
+    with engine.begin() as connection:
+        assert catalog.roll_back(connection, name, by=APPROVER).version == "v1"
+    await deployments.open()
+    assert await asked(deployments, name) == "one"
+    meanings = [act.meaning for act in _acts(engine, first)]
+    assert meanings == ["registered", "approved", "promoted", "rolled-back"]
+
+
+def _acts(engine: Engine, stored: StoredModel) -> Sequence[Signature]:
+    with engine.connect() as connection:
+        return acts_on(connection, stored.manifest.name, stored.manifest.version)

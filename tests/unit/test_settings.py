@@ -9,7 +9,7 @@ from settings import Settings, load_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPLETE = {
-    "DATABASE_URL": "postgresql://u:SECRET-PASSWORD@h/d",
+    "DATABASE_URL": "postgresql://u:SECRET-PASSWORD@h/d?sslmode=verify-full",
     "ENCRYPTION_KEY": "SECRET-KEY",
     "COGNITO_ISSUER": "https://idp.example/pool",
     "COGNITO_CLIENT_IDS": "app-1, app-2,",
@@ -73,3 +73,47 @@ def test_every_setting_is_documented_with_its_default() -> None:
         assert field.description
         assert f"| `{name.upper()}` |" in text, name
         assert field.description in text, name
+
+
+@pytest.mark.requirement("S8")
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"DATABASE_URL": "postgresql://u:SECRET@db.internal/d"},
+        {"DATABASE_URL": "postgresql://u:SECRET@127.0.0.1/d"},
+        {"DATABASE_URL": "postgresql://u:SECRET@db.internal/d?sslmode=prefer"},
+        {"DATABASE_URL": "postgresql://u:SECRET@db.internal/d?sslmode=require&sslmode=disable"},
+        {"DATABASE_URL": "postgresql://u:SECRET@/d?host=%2Frun%2Fpg,db.internal"},
+        {"DATABASE_URL": "postgresql://u:SECRET@/d?host=db.internal"},
+        {"REDIS_HOST": "cache.internal"},
+    ],
+    ids=lambda changed: next(iter(changed.values())),
+)
+def test_plain_text_to_postgresql_or_redis_is_refused_outside_a_demo(
+    monkeypatch: pytest.MonkeyPatch, changed: dict[str, str]
+) -> None:
+    for name, value in (COMPLETE | changed).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SetupError, match="plain text") as refused:
+        load_settings()
+    assert "SECRET" not in str(refused.value)
+    monkeypatch.setenv("FOLLOWUP_MODE", "demo")
+    load_settings()
+
+
+@pytest.mark.requirement("S8")
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"DATABASE_URL": "postgresql://u:p@db.internal/d?sslmode=verify-full"},
+        {"DATABASE_URL": "postgresql://u:p@/d?host=%2Frun%2Fpostgresql"},
+        {"DATABASE_URL": "postgresql://u:p@/d"},
+        {"REDIS_HOST": "cache.internal", "REDIS_TLS": "true"},
+        {"REDIS_SOCKET": "/run/valkey.sock"},
+    ],
+    ids=lambda changed: next(iter(changed.values())),
+)
+def test_tls_and_local_sockets_are_taken(monkeypatch: pytest.MonkeyPatch, changed: dict[str, str]) -> None:
+    for name, value in (COMPLETE | changed).items():
+        monkeypatch.setenv(name, value)
+    load_settings()
