@@ -3,7 +3,7 @@
 import asyncio
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,7 +15,13 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
+from access.break_glass import BreakGlass
+from access.care_team import CareTeam
+from access.denylist import Denylist
+from access.door import Door
 from access.jwks import FetchedKeys, KeySource, PinnedKeys
+from access.quotas import Quotas, redis_counters
+from access.sessions import LoginSessions
 from access.tokens import TokenVerifier
 from api.system import System
 from audit.data_keys import DataKeys
@@ -44,6 +50,9 @@ class Runtime:
     """The system and the order in which its parts start and stop."""
 
     system: System
+    token_keys: KeySource
+    sessions: LoginSessions
+    quota_redis: Redis | None
     keys: DataKeys
     signing_key: SigningKey
     external_models: Sequence[str]
@@ -56,6 +65,9 @@ class Runtime:
         if not self.system.demo:
             await refuse_powerful_role(self.system.engine)
         await self.keys.open()
+        await self.token_keys.open()
+        await self.system.denylist.open()
+        await self.sessions.open()
         await self._refuse_external_models()
         await self.system.trail.open()
         await self.system.cache.open()
@@ -76,6 +88,11 @@ class Runtime:
         await self.system.trail.close()
         await self.performance_log.close()
         await self.system.cache.close()
+        await self.sessions.close()
+        if self.quota_redis is not None:
+            await self.quota_redis.aclose()
+        await self.system.denylist.close()
+        await self.token_keys.close()
         await self.keys.close()
         await self.system.engine.dispose()
         await asyncio.to_thread(self.executor.shutdown, cancel_futures=True)
@@ -108,6 +125,11 @@ def bootstrap(
     )
     trail = trail or Trail(libpq_url(database_url), data_keys, timeout_s=settings.audit_timeout_ms / 1000)
     cache = cache or _cache(settings)
+    care_team = CareTeam(engine)
+    denylist = Denylist(engine)
+    token_keys = keys or _keys(settings)
+    quota_redis = _redis(settings)
+    sessions = LoginSessions(engine, data_keys.digest("logins").of)
     pipeline = Pipeline(
         deployments=deployments,
         cache=cache,
@@ -115,14 +137,20 @@ def bootstrap(
         keys=data_keys,
         trail=trail,
         first_answers=FirstAnswers(engine, data_keys),
+        relations=care_team,
         observer=Fanout(metrics, performance_log),
     )
     metrics.gauge("followup_cache_up", "Whether the cache answers.", lambda: float(cache.enabled))
+    metrics.gauge("followup_denylist_age_seconds", "Since the denylist was last read.", lambda: denylist.age_s)
     metrics.gauge("followup_audit_trail_up", "Whether the audit trail can be written.", lambda: float(trail.reachable))
     system = System(
         demo=settings.followup_mode == "demo",
         engine=engine,
-        verifier=token_verifier(settings, keys),
+        verifier=Door(token_verifier(settings, token_keys), denylist, sessions),
+        denylist=denylist,
+        quotas=_quotas(settings, quota_redis, data_keys.digest("quotas").of),
+        care_team=care_team,
+        break_glass=BreakGlass(engine, data_keys, alarm=metrics.break_glass, changed=care_team.forget),
         pipeline=pipeline,
         deployments=deployments,
         cache=cache,
@@ -133,6 +161,9 @@ def bootstrap(
     )
     return Runtime(
         system=system,
+        token_keys=token_keys,
+        sessions=sessions,
+        quota_redis=quota_redis,
         keys=data_keys,
         signing_key=signing_key,
         external_models=settings.external_models,
@@ -145,7 +176,10 @@ def bootstrap(
 def token_verifier(settings: Settings, keys: KeySource | None = None) -> TokenVerifier:
     """What turns tokens into principals."""
     return TokenVerifier(
-        keys or _keys(settings), issuer=settings.cognito_issuer, client_ids=settings.cognito_client_ids
+        keys or _keys(settings),
+        issuer=settings.cognito_issuer,
+        client_ids=settings.cognito_client_ids,
+        service_scope=settings.cognito_service_scope,
     )
 
 
@@ -188,9 +222,25 @@ def _keys(settings: Settings) -> KeySource:
     return FetchedKeys(settings.cognito_jwks_url or f"{settings.cognito_issuer}/.well-known/jwks.json")
 
 
+def _quotas(settings: Settings, client: Redis | None, digest: Callable[[bytes], bytes]) -> Quotas:
+    return Quotas(
+        None if client is None else redis_counters(client),
+        digest,
+        per_minute=settings.quota_per_minute,
+        anonymous_per_minute=settings.quota_anonymous_per_minute,
+    )
+
+
 def _cache(settings: Settings) -> ResultCache:
-    if not settings.redis_host and not settings.redis_socket:
+    client = _redis(settings)
+    if client is None:
         return NoCache()
+    return RedisCache(client, ttl_s=settings.cache_ttl_s, timeout_s=settings.cache_timeout_ms / 1000)
+
+
+def _redis(settings: Settings) -> Redis | None:
+    if not settings.redis_host and not settings.redis_socket:
+        return None
     timeout_s = settings.cache_timeout_ms / 1000
     # redis-py's own retries would make one call to a frozen server last for seconds.
     common: dict[str, Any] = {
@@ -200,9 +250,7 @@ def _cache(settings: Settings) -> ResultCache:
         "password": settings.redis_password.get_secret_value() or None,
     }
     if settings.redis_socket:
-        client = Redis(unix_socket_path=settings.redis_socket, **common)
-    else:
-        if settings.redis_tls:
-            common |= {"ssl": True, "ssl_ca_certs": settings.redis_ca_file or None}
-        client = Redis(host=settings.redis_host, port=settings.redis_port, **common)
-    return RedisCache(client, ttl_s=settings.cache_ttl_s, timeout_s=timeout_s)
+        return Redis(unix_socket_path=settings.redis_socket, **common)
+    if settings.redis_tls:
+        common |= {"ssl": True, "ssl_ca_certs": settings.redis_ca_file or None}
+    return Redis(host=settings.redis_host, port=settings.redis_port, **common)

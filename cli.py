@@ -9,6 +9,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from commands import access as access_commands
 from commands import agreements as agreements_commands
 from commands import keys as keys_commands
 from commands import models as models_commands
@@ -26,6 +27,7 @@ app = typer.Typer(
 train_app = typer.Typer(help="Train a model, save it to the store and register it.", no_args_is_help=True)
 app.add_typer(train_app, name="train")
 app.add_typer(models_commands.app, name="models")
+app.add_typer(access_commands.app, name="access")
 app.add_typer(keys_commands.app, name="keys")
 app.add_typer(agreements_commands.app, name="agreements")
 

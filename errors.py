@@ -12,6 +12,7 @@
     │   └── IdempotencyConflict 409
     ├── BodyTooLarge            413
     ├── NotJson                 415
+    ├── TooManyRequests         429, with Retry-After
     ├── InternalFault           500
     └── Unavailable             503, with Retry-After
         ├── Overloaded          503
@@ -133,6 +134,18 @@ class NotJson(FollowupError):
 
     status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
     slug = "not-json"
+
+
+class TooManyRequests(FollowupError):
+    """More was asked for than one caller may in a minute."""
+
+    status = HTTPStatus.TOO_MANY_REQUESTS
+    slug = "too-many-requests"
+
+    def __init__(self, detail: str = "", *, limit: int, remaining: int, retry_after_s: int) -> None:
+        super().__init__(detail, retry_after_s=retry_after_s)
+        self.limit = limit
+        self.remaining = remaining
 
 
 class InternalFault(FollowupError):

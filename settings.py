@@ -101,6 +101,15 @@ class Settings(BaseSettings):
         (), description="Accepted app client ids, separated by commas."
     )
 
+    cognito_service_scope: str = Field(
+        "followup-ml/predict", description="The scope that makes a client-credentials token a service."
+    )
+
+    quota_per_minute: int = Field(6000, ge=0, description="Requests of one person or service in a minute; 0: no limit.")
+    quota_anonymous_per_minute: int = Field(
+        600, ge=0, description="Requests without a valid token from one address in a minute; 0: no limit."
+    )
+
     encryption_key: SecretStr = Field(
         SecretStr(""), description="Base64 of 32 random bytes. Wraps the keys of each patient; needed unless KMS does."
     )

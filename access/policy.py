@@ -1,11 +1,7 @@
-"""The decision table: which role may do what. What is not in it is denied.
-
-Relations between a clinician and a patient are not known here yet; until they are, a clinician reads only what they
-asked for themselves. That is less than a care team may see, never more.
-"""
+"""The decision table: which role may do what, and to whom it stands in which relation. What is not in it is denied."""
 
 from enum import StrEnum
-from typing import Final
+from typing import Final, Protocol
 
 from access.principal import Principal, Role
 from errors import Forbidden
@@ -16,40 +12,118 @@ class Action(StrEnum):
 
     PREDICT = "predict"
     READ_PREDICTIONS = "read predictions"
+    BREAK_GLASS = "break glass"
+    READ_BREAK_GLASS = "read break-glass"
+    REVIEW_BREAK_GLASS = "review break-glass"
     READ_MODELS = "read models"
+    REGISTER_MODELS = "register models"
+    APPROVE_MODELS = "approve models"
+    PROMOTE_MODELS = "promote models"
+    READ_OWN_LOG = "read own log"
+    READ_AUDIT = "read audit"
+    VERIFY_AUDIT = "verify audit"
+    EXPORT_AUDIT = "export audit"
+    CONFIGURE = "configure"
+    READ_CONFIGURATION_EVENTS = "read configuration events"
     READ_STATS = "read stats"
     READ_METRICS = "read metrics"
     READ_CONTRACT = "read contract"
 
 
-_EVERYBODY: Final = frozenset(Role)
-_ALLOWED: Final[dict[Action, frozenset[Role]]] = {
-    Action.PREDICT: frozenset({Role.PATIENT, Role.CLINICIAN, Role.SERVICE}),
-    Action.READ_PREDICTIONS: frozenset({Role.PATIENT, Role.CLINICIAN, Role.SERVICE, Role.AUDITOR}),
-    Action.READ_MODELS: _EVERYBODY - {Role.PATIENT},
-    Action.READ_STATS: _EVERYBODY - {Role.PATIENT},
+class Relation(StrEnum):
+    """How the person who asks stands to the person it is about."""
+
+    OWN = "own"
+    CARE_TEAM = "care team"
+    BREAK_GLASS = "break-glass"
+    OTHER = "other"
+    NOBODY = "nobody"  # about no patient in particular
+
+
+_TREATS: Final = frozenset({Relation.CARE_TEAM, Relation.BREAK_GLASS, Relation.NOBODY})
+_PATIENTS: Final[dict[Action, dict[Role, frozenset[Relation]]]] = {
+    Action.PREDICT: {
+        Role.PATIENT: frozenset({Relation.OWN}),
+        Role.CLINICIAN: _TREATS,
+        Role.SERVICE: frozenset(Relation),
+    },
+    # The contents. An auditor sees that there are records of anybody, and not what is in them: access/fields.py.
+    Action.READ_PREDICTIONS: {
+        Role.PATIENT: frozenset({Relation.OWN}),
+        Role.CLINICIAN: _TREATS,
+        Role.AUDITOR: frozenset(Relation),
+    },
+    Action.BREAK_GLASS: {Role.CLINICIAN: frozenset(Relation) - {Relation.NOBODY}},
+    Action.READ_OWN_LOG: {
+        Role.PATIENT: frozenset({Relation.OWN}),
+        Role.CLINICIAN: frozenset({Relation.OWN}),
+    },
+}
+
+_PEOPLE: Final = frozenset(Role) - {Role.SERVICE}
+_THINGS: Final[dict[Action, frozenset[Role]]] = {
+    Action.READ_BREAK_GLASS: frozenset({Role.CLINICIAN, Role.AUDITOR, Role.ADMIN}),
+    Action.REVIEW_BREAK_GLASS: frozenset({Role.AUDITOR, Role.ADMIN}),
+    Action.READ_MODELS: _PEOPLE - {Role.PATIENT},
+    Action.REGISTER_MODELS: frozenset({Role.ML_ENGINEER}),
+    Action.APPROVE_MODELS: frozenset({Role.APPROVER}),
+    Action.PROMOTE_MODELS: frozenset({Role.APPROVER}),
+    Action.READ_AUDIT: frozenset({Role.AUDITOR}),
+    Action.VERIFY_AUDIT: frozenset({Role.AUDITOR}),
+    Action.EXPORT_AUDIT: frozenset({Role.AUDITOR}),
+    Action.CONFIGURE: frozenset({Role.ADMIN}),
+    Action.READ_CONFIGURATION_EVENTS: frozenset({Role.ADMIN}),
+    Action.READ_STATS: _PEOPLE - {Role.PATIENT},
     Action.READ_METRICS: frozenset({Role.ADMIN, Role.SERVICE}),
-    Action.READ_CONTRACT: _EVERYBODY,
+    Action.READ_CONTRACT: frozenset(Role),
 }
 
 
-def allows(principal: Principal, action: Action) -> bool:
-    return principal.has(*_ALLOWED.get(action, frozenset()))
+class Relations(Protocol):
+    """Who treats whom."""
+
+    async def relation(self, clinician: str, patient_id: str) -> Relation:
+        """CARE_TEAM, BREAK_GLASS or OTHER. Raises Unavailable when it cannot be known."""
+        ...
 
 
-def require(principal: Principal, action: Action) -> None:
+def allows(principal: Principal, action: Action, relation: Relation | None = None) -> bool:
+    """Whether one of the principal's roles may do this to whom it stands in this relation.
+
+    Without a relation: whether there is anybody to whom it may.
+    """
+    if action in _THINGS:
+        return principal.has(*_THINGS[action])
+    by_role = _PATIENTS.get(action, {})
+    if relation is None:
+        return principal.has(*by_role)
+    return any(relation in by_role.get(role, ()) for role in principal.roles)
+
+
+def require(principal: Principal, action: Action, relation: Relation | None = None) -> None:
     """Raises Forbidden unless one of the principal's roles may do this."""
-    if not allows(principal, action):
+    if not allows(principal, action, relation):
         raise Forbidden("None of your roles allows this.")
 
 
-def patient_of(principal: Principal, named: str | None) -> str | None:
-    """Whom a prediction is about. A patient's own token always means that patient.
+async def relation_of(principal: Principal, patient_id: str | None, relations: Relations) -> Relation:
+    """How the principal stands to a patient. The table is asked only for clinicians who name somebody else."""
+    if patient_id is None:
+        return Relation.NOBODY
+    if principal.has(Role.PATIENT) and patient_id == principal.subject:
+        return Relation.OWN
+    if principal.has(Role.CLINICIAN):
+        return await relations.relation(principal.subject, patient_id)
+    return Relation.OTHER
 
-    Raises Forbidden when a patient names somebody else.
+
+async def patient_of(principal: Principal, named: str | None, relations: Relations) -> str | None:
+    """Whom a prediction is about: a patient who names nobody means themselves, anybody else nobody in particular.
+
+    Raises Forbidden for somebody the principal stands in no relation to.
     """
-    if principal.has(Role.CLINICIAN, Role.SERVICE):
-        return named
-    if named is not None and named != principal.subject:
-        raise Forbidden("A patient's token is good for that patient alone.")
-    return principal.subject
+    if named is None and not principal.has(Role.CLINICIAN, Role.SERVICE):
+        named = principal.subject
+    if not allows(principal, Action.PREDICT, await relation_of(principal, named, relations)):
+        raise Forbidden("None of your roles allows this for that patient.")
+    return named

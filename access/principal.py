@@ -19,13 +19,19 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """One person or service, as a verified token says. `expires_at` is in seconds since 1970."""
+    """One person or service, as a verified token says. `expires_at` and `auth_time` are in seconds since 1970.
+
+    `token_id` is the token's jti. `login` names the sign-in that it came from (origin_jti) and that all tokens
+    refreshed from it share; a service, which gets each token by its own secret, has none. `auth_time` is when that was.
+    """
 
     subject: str
     roles: frozenset[Role]
     client_id: str
     expires_at: int
     token_id: str
+    login: str | None = None
+    auth_time: int | None = None
 
     def has(self, *roles: Role) -> bool:
         return not self.roles.isdisjoint(roles)

@@ -1,9 +1,15 @@
-"""Access tokens as AWS Cognito issues them: RS256, checked claim by claim, verified once and remembered."""
+"""Access tokens as AWS Cognito issues them: RS256, checked claim by claim, verified once and remembered.
+
+Stricter than a JWT library must be: no padding, no name twice in one object, whole seconds only, 15 minutes at most.
+"""
 
 import hashlib
+import json
+import re
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import jwt
@@ -12,17 +18,34 @@ from access.jwks import KeySource
 from access.principal import Principal, Role
 from errors import Unauthenticated
 
+LONGEST_LIFETIME_S: Final = 900  # 45 CFR 164.312(a)(2)(iii): who leaves is logged off
 _LEEWAY_S: Final = 30
 _LONGEST_TOKEN: Final = 8192
-_LONGEST_SUBJECT: Final = 128
+_LONGEST_KEY_ID: Final = 256
 _REMEMBERED: Final = 10_000
-_REQUIRED: Final = ["exp", "iat", "iss", "sub", "token_use", "client_id", "jti"]
+_MOST_GROUPS: Final = 100
+_COMPACT: Final = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
+_IDENTIFIER: Final = re.compile(r"[A-Za-z0-9_.:\-]{1,128}")  # also what a patient's id looks like
+_WORDS: Final = "The token is not valid."
+_ROLES: Final = frozenset(Role)
+
+
+class _Malformed(Exception):
+    """Not what the issuer makes."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Good:
+    principal: Principal
+    key_id: str
+    key: jwt.PyJWK
 
 
 class TokenVerifier:
     """Turns a bearer token into a principal.
 
     Only the header's `kid` is used, to pick a key that we already trust; `jku`, `jwk` and `x5u` are never looked at.
+    `service_scope` is what makes the token of a client-credentials grant, which knows no groups, a service.
     """
 
     def __init__(
@@ -31,64 +54,134 @@ class TokenVerifier:
         *,
         issuer: str,
         client_ids: Collection[str],
+        service_scope: str = "",
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._keys = keys
         self._issuer = issuer
         self._client_ids = frozenset(client_ids)
+        self._service_scope = service_scope
         self._clock = clock
-        # An RSA check costs more than the small model: a token that was good stays good until it expires.
-        self._good: OrderedDict[bytes, Principal] = OrderedDict()
+        # An RSA check costs more than the small model: a token that was good stays good until it expires or its key is
+        # withdrawn.
+        self._good: OrderedDict[bytes, _Good] = OrderedDict()
 
     async def verify(self, token: str) -> Principal:
         """Raises Unauthenticated, always with the same words, whatever is wrong."""
         if len(token) > _LONGEST_TOKEN:
-            raise Unauthenticated("The token is not valid.")
+            raise Unauthenticated(_WORDS)
         fingerprint = hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
         known = self._good.get(fingerprint)
-        if known is not None and self._clock() < known.expires_at:
-            return known
-        principal = await self._check(token)
-        self._good[fingerprint] = principal
+        if known is not None:
+            expired = self._clock() >= known.principal.expires_at + _LEEWAY_S
+            if not expired and await self._keys.key(known.key_id) is known.key:
+                return known.principal
+            self._good.pop(fingerprint, None)
+        try:
+            good = await self._check(token)
+        except (jwt.PyJWTError, _Malformed, ValueError, TypeError, RecursionError) as error:
+            raise Unauthenticated(_WORDS) from error
+        self._good[fingerprint] = good
         if len(self._good) > _REMEMBERED:
             self._good.popitem(last=False)
-        return principal
+        return good.principal
 
-    async def _check(self, token: str) -> Principal:
-        try:
-            header = jwt.get_unverified_header(token)
-            key_id = header.get("kid")
-            if header.get("alg") != "RS256" or not isinstance(key_id, str):
-                raise Unauthenticated("The token is not valid.")
-            key = await self._keys.key(key_id)
-            if key is None:
-                raise Unauthenticated("The token is not valid.")
-            claims = jwt.decode(
-                token,
-                key,
-                algorithms=["RS256"],
-                issuer=self._issuer,
-                leeway=_LEEWAY_S,
-                options={"require": _REQUIRED, "verify_aud": False},  # Cognito's access tokens carry no audience
-            )
-        except (jwt.PyJWTError, ValueError, TypeError, RecursionError) as error:
-            raise Unauthenticated("The token is not valid.") from error
-        return self._principal(claims)
+    async def _check(self, token: str) -> _Good:
+        if not _COMPACT.fullmatch(token):
+            raise _Malformed
+        header = _object(jwt.utils.base64url_decode(token.partition(".")[0]))
+        key_id = header.get("kid")
+        if header.get("alg") != "RS256" or not isinstance(key_id, str) or not 0 < len(key_id) <= _LONGEST_KEY_ID:
+            raise _Malformed
+        if not header.keys().isdisjoint({"crit", "b64", "cty", "zip", "enc"}):
+            raise _Malformed  # RFC 7515, 4.1.11: what must be understood and is not
+        key = await self._keys.key(key_id)
+        if key is None:
+            raise _Malformed
+        signed = jwt.PyJWS(algorithms=["RS256"]).decode_complete(token, key, algorithms=["RS256"])
+        claims = _object(signed["payload"])
+        self._check_times(claims)
+        return _Good(self._principal(claims), key_id, key)
+
+    def _check_times(self, claims: Mapping[str, Any]) -> None:
+        """Cognito's access tokens carry no audience; their times are whole seconds (RFC 7519 allows more)."""
+        now = self._clock()
+        issued, expires = claims.get("iat"), claims.get("exp")
+        not_before, signed_in = claims.get("nbf", issued), claims.get("auth_time", issued)
+        if not all(type(moment) is int for moment in (issued, expires, not_before, signed_in)):
+            raise _Malformed
+        assert issued is not None and expires is not None
+        latest = now + _LEEWAY_S
+        timely = (
+            expires > now - _LEEWAY_S
+            and expires - issued <= LONGEST_LIFETIME_S + _LEEWAY_S
+            and 0 < issued <= latest
+            and not_before <= latest
+            and 0 < signed_in <= latest
+        )
+        if not timely:
+            raise _Malformed
 
     def _principal(self, claims: Mapping[str, Any]) -> Principal:
-        subject, groups = claims["sub"], claims.get("cognito:groups", [])
+        subject, client_id, token_id = claims.get("sub"), claims.get("client_id"), claims.get("jti")
+        login, groups = claims.get("origin_jti"), claims.get("cognito:groups", [])
         well_formed = (
-            claims["token_use"] == "access"  # noqa: S105 - a kind of token, not one
-            and isinstance(claims["client_id"], str)
-            and claims["client_id"] in self._client_ids
-            and isinstance(subject, str)
-            and 0 < len(subject) <= _LONGEST_SUBJECT
-            and subject.isprintable()
+            claims.get("iss") == self._issuer
+            and claims.get("token_use") == "access"
+            and isinstance(client_id, str)
+            and client_id in self._client_ids
+            and _is_identifier(subject)
+            and _is_identifier(token_id)
+            and ("origin_jti" not in claims or _is_identifier(login))
+            and isinstance(claims.get("scope", ""), str)
+            and isinstance(claims.get("username", ""), str)
             and isinstance(groups, list)
+            and len(groups) <= _MOST_GROUPS
             and all(isinstance(group, str) for group in groups)
-            and isinstance(claims["jti"], str)
         )
         if not well_formed:
-            raise Unauthenticated("The token is not valid.")
-        roles = frozenset(Role(group) for group in groups if group in set(Role))
-        return Principal(subject, roles, claims["client_id"], int(claims["exp"]), claims["jti"])
+            raise _Malformed
+        assert isinstance(subject, str) and isinstance(client_id, str) and isinstance(token_id, str)
+        signed_in = claims.get("auth_time", claims["iat"])
+        if self._is_service(claims):
+            login, roles = None, frozenset({Role.SERVICE})
+        else:
+            # An app client without token revocation issues no origin_jti; the moment of signing in names it as well.
+            login = login or f"{subject}@{signed_in}"
+            roles = frozenset(Role(group) for group in groups if group in _ROLES)
+        return Principal(subject, roles, client_id, claims["exp"], token_id, login, signed_in)
+
+    def _is_service(self, claims: Mapping[str, Any]) -> bool:
+        """A client-credentials token: about the client itself, nobody signed in.
+
+        A person's token may carry the same scope.
+        """
+        return (
+            bool(self._service_scope)
+            and claims["sub"] == claims["client_id"]
+            and claims.keys().isdisjoint({"cognito:groups", "username", "origin_jti"})
+            and self._service_scope in claims.get("scope", "").split(" ")
+        )
+
+
+def _is_identifier(value: Any) -> bool:
+    return isinstance(value, str) and _IDENTIFIER.fullmatch(value) is not None
+
+
+def _object(text: bytes) -> dict[str, Any]:
+    """A JSON object in which no name comes twice: parsers disagree on which one counts. Raises ValueError."""
+    document = json.loads(text.decode("utf-8"), object_pairs_hook=_distinct, parse_constant=_refuse_constant)
+    if not isinstance(document, dict):
+        raise _Malformed
+    return document
+
+
+def _distinct(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    document = dict(pairs)
+    if len(document) != len(pairs):
+        raise _Malformed
+    return document
+
+
+def _refuse_constant(_name: str) -> Any:
+    raise _Malformed

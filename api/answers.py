@@ -9,9 +9,10 @@ from starlette.responses import Response
 from errors import FieldFault, InvalidInput
 
 
-def answer(document: Any) -> Response:
-    """200 with JSON; times are RFC 3339 in UTC."""
-    return Response(orjson.dumps(document, option=orjson.OPT_UTC_Z), media_type="application/json")
+def answer(document: Any, *, status: int = 200) -> Response:
+    """JSON; times are RFC 3339 in UTC."""
+    body = orjson.dumps(document, option=orjson.OPT_UTC_Z)
+    return Response(body, status_code=status, media_type="application/json")
 
 
 def whole_number(query: Mapping[str, str], name: str, *, default: int, least: int, most: int) -> int:

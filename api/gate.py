@@ -6,7 +6,7 @@ nothing leaves before the trail has it: predictions write their own records, for
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from contextlib import suppress
 from typing import Any, Final
 from uuid import UUID, uuid4
@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from access.policy import require
 from access.principal import ANONYMOUS, Principal
+from access.quotas import Allowance
 from api.admission import (
     as_uuid,
     caller_of,
@@ -26,7 +27,7 @@ from api.admission import (
     read_body,
     refuse_repeated,
 )
-from api.problems import MEDIA_TYPE, as_followup_error, problem_response
+from api.problems import MEDIA_TYPE, as_followup_error, problem_response, rate_limit_headers
 from api.routing import Admitted, RouteTable
 from api.system import System
 from api.visit import ABANDONED, Visit
@@ -77,8 +78,10 @@ class Gate:
         outbound = _Outbound(send, request_id, before=lambda status: _record(system, visit, status))
         try:
             refuse_repeated(scope)
-            principal = ANONYMOUS if self._is_open(system, scope) else await _authenticate(system, headers)
+            principal = ANONYMOUS if self._is_open(system, scope) else await _authenticate(system, scope, headers)
             visit.caller = caller_of(scope, headers, request_id, template, principal)
+            if principal is not ANONYMOUS:
+                outbound.allowance = await system.quotas.spend(principal.subject)
             route, path_parameters = self._table.find(scope["method"], scope["path"])
             visit.action = route.action
             if principal is not ANONYMOUS:
@@ -92,6 +95,8 @@ class Gate:
                 path_parameters=path_parameters,
                 query=query_of(route, scope),
             )
+            if route.cost is not None and (more := route.cost(admitted.body) - 1) > 0:
+                outbound.allowance = await system.quotas.spend(admitted.principal.subject, more)
             scope.setdefault("state", {})["admitted"] = admitted
             if route.bento:
                 await _run_unless_disconnected(self._app, scope, _Replay(raw, receive), outbound)
@@ -147,6 +152,7 @@ class _Outbound:
         self._before = before
         self._replacing = False
         self.status = 0
+        self.allowance: Allowance | None = None
 
     @property
     def started(self) -> bool:
@@ -176,12 +182,19 @@ class _Outbound:
             self.status = int(error.status)
             await problem_response(error, self._request_id)({"type": "http"}, _nothing, self._replace)
             return
-        await self._send({**message, "headers": [*headers, *self._common_headers()]})
+        await self._send({**message, "headers": [*headers, *self._common_headers(), *self._rate_limit(headers)]})
 
     async def _replace(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             message = {**message, "headers": [*message["headers"], *self._common_headers()]}
         await self._send(message)
+
+    def _rate_limit(self, headers: Sequence[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+        allowance = self.allowance
+        if allowance is None or any(name.lower() == b"ratelimit-limit" for name, _ in headers):
+            return []
+        shown = rate_limit_headers(allowance.limit, allowance.remaining, allowance.reset_s)
+        return [(name.lower().encode(), value.encode()) for name, value in shown.items()]
 
     def _common_headers(self) -> list[tuple[bytes, bytes]]:
         return [
@@ -249,11 +262,17 @@ async def _nothing() -> Message:
     return {"type": "http.disconnect"}
 
 
-async def _authenticate(system: System, headers: Mapping[str, str]) -> Principal:
-    scheme, _, token = headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not token:
-        raise Unauthenticated("Send a token: Authorization: Bearer …")
-    return await system.verifier.verify(token.strip())
+async def _authenticate(system: System, scope: Scope, headers: Mapping[str, str]) -> Principal:
+    """Who asks. Raises Unauthenticated, or TooManyRequests for an address from which nobody gets in all the time."""
+    try:
+        scheme, _, token = headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not token:
+            raise Unauthenticated("Send a token: Authorization: Bearer …")
+        return await system.verifier.verify(token.strip())
+    except Unauthenticated:
+        client = scope.get("client")
+        await system.quotas.spend_anonymous(client[0] if client else None)
+        raise
 
 
 def _error_for(status: int) -> FollowupError:

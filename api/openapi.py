@@ -17,10 +17,11 @@ _PROBLEMS: Final = {
     "401": "No or no valid token",
     "403": "Not allowed",
     "404": "Unknown, or not for the caller to know of",
-    "409": "Idempotency-Key used with another body",
+    "409": "Against what is stored, such as an Idempotency-Key used with another body",
     "413": "Body over 64 KiB",
     "415": "Not application/json",
     "422": "Not of the form of this call",
+    "429": "Over quota; see Retry-After and RateLimit-Reset",
     "500": "Our fault",
     "503": "Overloaded, or the audit trail cannot be written; see Retry-After",
 }
@@ -70,18 +71,19 @@ def _operation(route: Route) -> dict[str, Any]:
             ),
             _header("X-Request-ID", "Comes back in the answer."),
         ],
-        "responses": {"200": _success(route)},
+        "responses": {str(route.status): _success(route)},
     }
-    if route.body is not None:
+    if route.bento and route.body is not None:
         operation["parameters"].append(
             _header("Idempotency-Key", "For 24 hours, the same key and body return the first answer.")
         )
+    if route.body is not None:
         operation["requestBody"] = {
             "required": True,
             "content": {"application/json": {"schema": {"$ref": _REFERENCE.format(model=route.body.__name__)}}},
         }
     for status, description in _PROBLEMS.items():
-        if route.body is not None or status not in _FOR_BODIES:
+        if route.body is not None or status not in _FOR_BODIES or (status == "409" and route.status == 204):
             operation["responses"][status] = {
                 "description": description,
                 "content": {MEDIA_TYPE: {"schema": {"$ref": _REFERENCE.format(model=ProblemShown.__name__)}}},

@@ -16,6 +16,7 @@ from errors import (
     InternalFault,
     InvalidInput,
     MethodNotAllowed,
+    TooManyRequests,
     Unauthenticated,
     Unavailable,
 )
@@ -45,10 +46,17 @@ def problem_response(error: FollowupError, request_id: UUID) -> Response:
         headers["Retry-After"] = str(error.retry_after_s)
     if isinstance(error, MethodNotAllowed):
         headers["Allow"] = ", ".join(error.allowed)
+    if isinstance(error, TooManyRequests):
+        headers |= rate_limit_headers(error.limit, error.remaining, error.retry_after_s or 1)
     if isinstance(error, Unauthenticated):
         headers["WWW-Authenticate"] = "Bearer"
     body = orjson.dumps(problem(error, request_id))
     return Response(body, status_code=int(error.status), media_type=MEDIA_TYPE, headers=headers)
+
+
+def rate_limit_headers(limit: int, remaining: int, reset_s: int) -> dict[str, str]:
+    """A caller's quota of the minute, what is left of it, and in how many seconds it is whole again."""
+    return {"RateLimit-Limit": str(limit), "RateLimit-Remaining": str(remaining), "RateLimit-Reset": str(reset_s)}
 
 
 def as_followup_error(error: Exception, *, route: str, request_id: UUID) -> FollowupError:

@@ -69,6 +69,8 @@ class Route:
     bento: bool = False  # reached through a BentoML API, which calls the handler, so that BentoML's clients know it
     body: type[Body] | None = None
     response: type[BaseModel] | None = None
+    status: int = 200  # of success
+    cost: Callable[[Any], int] | None = None  # how many of a quota's requests a body counts for; None: one
     query: Sequence[QueryParameter] = ()
     open_in_demo: bool = False
     pattern: re.Pattern[str] = field(init=False)

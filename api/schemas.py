@@ -5,9 +5,11 @@ from typing import Annotated, Any, Literal, Self
 from uuid import UUID
 
 import bentoml
-from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, field_validator
 from starlette.requests import Request
 
+from access.break_glass import LONGEST_MINUTES, LONGEST_REASON, SHORTEST_REASON
+from access.denylist import LONGEST_HOURS
 from clinical.vitals import DAY_SCHEMA, WINDOW_DAYS
 
 PatientId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:\-]{1,128}$", description="A Cognito sub.")]
@@ -82,6 +84,29 @@ class BatchRequest(Body):
 
     model_name: ModelName
     items: list[BatchItem] = Field(min_length=1, max_length=64)
+
+
+class BreakGlassRequest(Body):
+    """Emergency access to one patient. Everybody who needs to will read the reason."""
+
+    patient_id: PatientId
+    reason: str = Field(min_length=SHORTEST_REASON, max_length=LONGEST_REASON)
+    minutes: int = Field(LONGEST_MINUTES, ge=1, le=LONGEST_MINUTES)
+
+    @field_validator("reason")
+    @classmethod
+    def _says_something(cls, value: str) -> str:
+        if len(value.strip()) < SHORTEST_REASON:
+            raise ValueError("must say something")
+        return value.strip()
+
+
+class RevocationRequest(Body):
+    """Which token (jti), login (origin_jti) or person (sub) is let in no more; without `hours`, for good."""
+
+    kind: Literal["jti", "origin_jti", "sub"]
+    value: str = Field(pattern=r"^[A-Za-z0-9_.:\-]{1,128}$")
+    hours: int | None = Field(None, ge=1, le=LONGEST_HOURS)
 
 
 class _Shown(BaseModel):
@@ -241,3 +266,35 @@ class StatsShown(_Shown):
     active_models: int
     avg_inference_time_ms: float | None
     redis_enabled: bool
+
+
+class BreakGlassStarted(_Shown):
+    id: UUID
+    expires_at: datetime
+
+
+class BreakGlassShown(_Shown):
+    id: UUID
+    clinician: str
+    patient_id: str
+    reason: str | None = Field(description="Null when it was erased together with what is held about the patient.")
+    started_at: datetime
+    expires_at: datetime
+    reviewed_by: str | None
+    reviewed_at: datetime | None
+
+
+class BreakGlassList(_Shown):
+    items: list[BreakGlassShown]
+
+
+class CareTeamShown(_Shown):
+    clinician: str
+    patient_id: str
+    since: datetime
+    until: datetime | None
+    granted_by: str
+
+
+class CareTeamList(_Shown):
+    items: list[CareTeamShown]

@@ -4,7 +4,11 @@ from dataclasses import dataclass
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from access.tokens import TokenVerifier
+from access.break_glass import BreakGlass
+from access.care_team import CareTeam
+from access.denylist import Denylist
+from access.door import Door
+from access.quotas import Quotas
 from audit.data_keys import DataKeys
 from audit.history import History
 from audit.trail import Trail
@@ -20,7 +24,11 @@ class System:
 
     demo: bool
     engine: AsyncEngine
-    verifier: TokenVerifier
+    verifier: Door
+    denylist: Denylist
+    quotas: Quotas
+    care_team: CareTeam
+    break_glass: BreakGlass
     pipeline: Pipeline
     deployments: Deployments
     cache: ResultCache

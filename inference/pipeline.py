@@ -101,6 +101,7 @@ class Pipeline:
         keys: DataKeys,
         trail: Trail,
         first_answers: FirstAnswers,
+        relations: policy.Relations,
         observer: Observer,
     ) -> None:
         self._deployments = deployments
@@ -109,6 +110,7 @@ class Pipeline:
         self._keys = keys
         self._trail = trail
         self._first_answers = first_answers
+        self._relations = relations
         self._observer = observer
         self._flights: SingleFlight[_Computed] = SingleFlight()
 
@@ -166,7 +168,7 @@ class Pipeline:
         self, principal: Principal, caller: Caller, deployment: Deployment, request: PredictionRequest, *, bulk: bool
     ) -> tuple[Answer, Record]:
         started = time.perf_counter()
-        patient_id = policy.patient_of(principal, request.patient_id)
+        patient_id = await policy.patient_of(principal, request.patient_id, self._relations)
         identity = deployment.identity
         item = deployment.runner.parse(request.input_data)
         try:

@@ -31,6 +31,12 @@ class Metrics:
             buckets=_BUCKETS_S,
             registry=self.registry,
         )
+        self._break_glass = Counter(
+            "followup_break_glass", "Emergency accesses; each one is an alarm.", registry=self.registry
+        )
+
+    def break_glass(self) -> None:
+        self._break_glass.inc()
 
     def request(self, route: str, status: int) -> None:
         self._requests.labels(route, str(status)).inc()

@@ -98,6 +98,8 @@ class Server:
             "COGNITO_ISSUER": ISSUER,
             "COGNITO_CLIENT_IDS": CLIENT_ID,
             "COGNITO_JWKS_FILE": str(self.issuer.jwks_file),
+            "QUOTA_PER_MINUTE": "10000000",
+            "QUOTA_ANONYMOUS_PER_MINUTE": "10000000",
             **self.environment,
         }
         command = [sys.executable, "-m", "bentoml", "serve", f"{self.service}:FollowupML", "--host", "127.0.0.1"]

@@ -145,6 +145,10 @@ def _json(admitted: Admitted, rendered: Rendered) -> Response:
     return Response(rendered.body, media_type="application/json")
 
 
+def _items(body: Any) -> int:
+    return len(body.items) if isinstance(body, BatchRequest) else 1
+
+
 def _route(path: str, summary: str, handler: Any, body: Any, response: Any) -> Route:
     return Route(
         method="POST",
@@ -155,6 +159,7 @@ def _route(path: str, summary: str, handler: Any, body: Any, response: Any) -> R
         body=body,
         response=response,
         bento=True,
+        cost=_items,
     )
 
 

@@ -117,6 +117,7 @@ GRANT SELECT ON care_team, break_glass, care_relations, revocations, legal_holds
     TO followup_app, followup_auditor;
 GRANT INSERT, UPDATE ON care_team TO followup_app;
 GRANT INSERT ON break_glass, revocations TO followup_app;
+GRANT UPDATE (until, revoked_by, revoked_at) ON revocations TO followup_app;
 GRANT UPDATE (reviewed_by, reviewed_at) ON break_glass TO followup_app;
 GRANT SELECT, INSERT, UPDATE, DELETE ON login_sessions TO followup_app;
 GRANT SELECT, INSERT ON data_keys TO followup_app;

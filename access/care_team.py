@@ -1,0 +1,189 @@
+"""Which clinician treats which patient: the care team, and for an hour at most who broke the glass.
+
+Answers are kept in memory for a few seconds, never past the end of the relation itself. Without the database nobody is
+related to anybody: a request that depends on it is refused.
+"""
+
+import asyncio
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Final
+
+from sqlalchemy import bindparam, case, func, select, text, update
+from sqlalchemy.dialects.postgresql import Insert, insert
+from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.sql.dml import Update
+
+from access.policy import Relation
+from database.reading import bounded
+from database.tables import CareTeamMember
+from errors import FollowupError, NotFound, Unavailable
+
+log = logging.getLogger(__name__)
+
+LONGEST_DAYS: Final = 3660
+LARGEST_TEAM_SHOWN: Final = 1000
+_KEPT_S: Final = 3.0
+_MOST_IN_MEMORY: Final = 50_000
+_MOST_AT_ONCE: Final = 500
+_ROW: Final = CareTeamMember.__table__.c
+
+# Seconds that each relation of the asked pairs still lasts; the care team first, it is the ordinary one.
+_ASK: Final = text(
+    "SELECT asked.clinician, asked.patient_id,"
+    " (SELECT extract(epoch FROM coalesce(until, now() + interval '1 day') - now()) FROM care_team AS team"
+    "   WHERE team.clinician = asked.clinician AND team.patient_id = asked.patient_id"
+    "   AND since <= now() AND (until IS NULL OR until > now())) AS in_team_s,"
+    " (SELECT extract(epoch FROM max(expires_at) - now()) FROM break_glass AS glass"
+    "   WHERE glass.clinician = asked.clinician AND glass.patient_id = asked.patient_id"
+    "   AND started_at <= now() AND expires_at > now()) AS broken_s"
+    " FROM unnest(CAST(:clinicians AS text[]), CAST(:patients AS text[])) AS asked (clinician, patient_id)"
+).bindparams(bindparam("clinicians"), bindparam("patients"))
+
+Pair = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    relation: Relation
+    until: float
+
+
+class CareTeam:
+    """Relations as this process knows them. What several requests ask at the same time travels in one query."""
+
+    def __init__(
+        self, engine: AsyncEngine, *, kept_s: float = _KEPT_S, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._engine = engine
+        self._kept_s = kept_s
+        self._clock = clock
+        self._known: OrderedDict[Pair, _Known] = OrderedDict()
+        self._wanted: dict[Pair, asyncio.Future[Relation]] = {}
+        self._asking: asyncio.Task[None] | None = None
+
+    async def relation(self, clinician: str, patient_id: str) -> Relation:
+        """CARE_TEAM, BREAK_GLASS or OTHER. Raises Unavailable without the database."""
+        pair = (clinician, patient_id)
+        known = self._known.get(pair)
+        if known is not None and self._clock() < known.until:
+            return known.relation
+        waiting = self._wanted.get(pair)
+        if waiting is None:
+            waiting = self._wanted[pair] = asyncio.get_running_loop().create_future()
+            if self._asking is None or self._asking.done():
+                self._asking = asyncio.create_task(self._ask_wanted(), name="care-team")
+        return await asyncio.shield(waiting)  # several requests may wait for the same pair
+
+    def forget(self, clinician: str, patient_id: str) -> None:
+        """Ask again: something was just changed here."""
+        self._known.pop((clinician, patient_id), None)
+
+    async def _ask_wanted(self) -> None:
+        while self._wanted:
+            await asyncio.sleep(0)  # let everybody who is ready join
+            taken = dict(list(self._wanted.items())[:_MOST_AT_ONCE])
+            for pair in taken:
+                del self._wanted[pair]
+            failure: Exception = Unavailable("The database does not answer.", retry_after_s=1)
+            found: Mapping[Pair, _Known] = {}
+            try:
+                found = await bounded(self._ask(list(taken)))
+            except Exception as error:  # each of those who wait is told
+                log.error("care team: not readable (%s)", type(error).__name__)
+                failure = error if isinstance(error, FollowupError) else failure
+            for pair, waiting in taken.items():
+                if waiting.done():
+                    continue
+                if pair in found:
+                    self._remember(pair, found[pair])
+                    waiting.set_result(found[pair].relation)
+                else:
+                    waiting.set_exception(failure)
+                    waiting.exception()  # a waiter may have gone
+
+    async def _ask(self, pairs: Sequence[Pair]) -> Mapping[Pair, _Known]:
+        asked_at = self._clock()
+        values = {"clinicians": [pair[0] for pair in pairs], "patients": [pair[1] for pair in pairs]}
+        async with self._engine.connect() as connection:
+            rows = (await connection.execute(_ASK, values)).all()
+        return {(row.clinician, row.patient_id): self._judge(row, asked_at) for row in rows}
+
+    def _judge(self, row: Any, asked_at: float) -> _Known:
+        if row.in_team_s is not None:
+            return _Known(Relation.CARE_TEAM, asked_at + min(self._kept_s, float(row.in_team_s)))
+        if row.broken_s is not None:
+            return _Known(Relation.BREAK_GLASS, asked_at + min(self._kept_s, float(row.broken_s)))
+        return _Known(Relation.OTHER, asked_at + self._kept_s)
+
+    def _remember(self, pair: Pair, known: _Known) -> None:
+        self._known[pair] = known
+        self._known.move_to_end(pair)
+        if len(self._known) > _MOST_IN_MEMORY:
+            self._known.popitem(last=False)
+
+    async def grant(self, clinician: str, patient_id: str, *, by: str, days: int | None = None) -> Mapping[str, Any]:
+        """Put a clinician on a patient's care team, for so many days or without an end."""
+        rows = await bounded(self._change(granted(clinician, patient_id, by=by, days=days)))
+        self.forget(clinician, patient_id)
+        return rows[0]
+
+    async def withdraw(self, clinician: str, patient_id: str) -> None:
+        """End a relation now; that it was stays on record. Raises NotFound when there is none."""
+        rows = await bounded(self._change(withdrawn(clinician, patient_id)))
+        self.forget(clinician, patient_id)
+        if not rows:
+            raise NotFound("There is no such relation.")
+
+    async def members(self, clinician: str) -> Sequence[Mapping[str, Any]]:
+        """The patients whose care team a clinician is on just now; at most 1,000."""
+        return await bounded(self._members(clinician))
+
+    async def _members(self, clinician: str) -> Sequence[Mapping[str, Any]]:
+        async with self._engine.connect() as connection:
+            return [dict(row) for row in (await connection.execute(team_of(clinician))).mappings()]
+
+    async def _change(self, statement: Insert | Update) -> Sequence[Mapping[str, Any]]:
+        async with self._engine.begin() as connection:
+            return [dict(row) for row in (await connection.execute(statement)).mappings()]
+
+
+_SHOWN: Final = (_ROW.clinician, _ROW.patient_id, _ROW.since, _ROW.until, _ROW.granted_by)
+
+
+def granted(clinician: str, patient_id: str, *, by: str, days: int | None = None) -> Any:
+    """The statement that grants, for whoever has a connection; returns the row."""
+    until = None if days is None else func.now() + timedelta(days=days)
+    new = insert(CareTeamMember).values(clinician=clinician, patient_id=patient_id, until=until, granted_by=by)
+    return new.on_conflict_do_update(
+        index_elements=[_ROW.clinician, _ROW.patient_id],
+        set_={
+            "until": new.excluded.until,
+            "granted_by": new.excluded.granted_by,
+            # A relation that goes on keeps its beginning.
+            "since": case((_ROW.until <= func.now(), func.now()), else_=_ROW.since),
+        },
+    ).returning(*_SHOWN)
+
+
+def withdrawn(clinician: str, patient_id: str) -> Any:
+    """The statement that ends a relation; returns it if there was one."""
+    in_force = (_ROW.until.is_(None)) | (_ROW.until > func.now())
+    return (
+        update(CareTeamMember)
+        .where(_ROW.clinician == clinician, _ROW.patient_id == patient_id, in_force)
+        .values(until=func.now())
+        .returning(*_SHOWN)
+    )
+
+
+def team_of(clinician: str) -> Any:
+    """The query of a clinician's patients just now."""
+    in_force = (_ROW.until.is_(None)) | (_ROW.until > func.now())
+    return (
+        select(*_SHOWN).where(_ROW.clinician == clinician, in_force).order_by(_ROW.patient_id).limit(LARGEST_TEAM_SHOWN)
+    )

@@ -1,0 +1,122 @@
+"""Tokens, logins and people that are no longer let in, though their tokens have not expired yet.
+
+The table is followed every second into memory, so that a request costs no look-up. When it cannot be read, what is
+known stays in force; a server whose denylist cannot be read at its start does not start.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Final, Literal
+
+from sqlalchemy import case, func, or_, select
+from sqlalchemy.dialects.postgresql import Insert, insert
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from access.principal import Principal
+from database.reading import bounded
+from database.tables import Revocation
+from errors import Unauthenticated, Unavailable
+
+log = logging.getLogger(__name__)
+
+Kind = Literal["jti", "origin_jti", "sub"]
+KINDS: Final[tuple[Kind, ...]] = ("jti", "origin_jti", "sub")
+LONGEST_HOURS: Final = 24 * 366
+_HOURS_OF_A_TOKEN: Final = 1  # no token lives longer than a quarter of one
+_ROW: Final = Revocation.__table__.c
+
+
+class Denylist:
+    """What is revoked, as this process knows it. `open` before use."""
+
+    def __init__(
+        self, engine: AsyncEngine, *, every_s: float = 1.0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._engine = engine
+        self._every_s = every_s
+        self._clock = clock
+        self._revoked: frozenset[tuple[str, str]] = frozenset()
+        self._read_at = float("-inf")
+        self._following: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        """Read the table and follow it from now on. Raises what the database raises."""
+        await self.refresh()
+        self._following = asyncio.create_task(self._follow(), name="denylist")
+
+    async def close(self) -> None:
+        if self._following is not None:
+            self._following.cancel()
+            await asyncio.gather(self._following, return_exceptions=True)
+
+    @property
+    def age_s(self) -> float:
+        """Seconds since the table was last read."""
+        return self._clock() - self._read_at
+
+    def check(self, principal: Principal) -> None:
+        """Raises Unauthenticated when the token, its login or its subject is revoked."""
+        if not self._revoked:
+            return
+        named = {("sub", principal.subject), ("jti", principal.token_id), ("origin_jti", principal.login or "")}
+        if not named.isdisjoint(self._revoked):
+            raise Unauthenticated("The token is not valid.")
+
+    async def refresh(self) -> None:
+        """Read the table once. Raises SQLAlchemyError, OSError or Unavailable."""
+        read_at = self._clock()
+        self._revoked = await bounded(self._read())
+        self._read_at = read_at
+
+    async def _read(self) -> frozenset[tuple[str, str]]:
+        query = select(_ROW.kind, _ROW.value).where(or_(_ROW.until.is_(None), _ROW.until > func.now()))
+        async with self._engine.connect() as connection:
+            rows = (await connection.execute(query)).all()
+        return frozenset((kind, value) for kind, value in rows)
+
+    async def revoke(self, kind: Kind, value: str, *, by: str, hours: int | None = None) -> None:
+        """Let nobody in by this token, login or subject: for so many hours, or for good.
+
+        Here at once, at other servers within a second or two. A revocation is never shortened.
+        """
+        await bounded(self._write(revocation(kind, value, by=by, hours=hours)))
+        self._revoked |= {(kind, value)}
+
+    async def _write(self, statement: Insert) -> None:
+        async with self._engine.begin() as connection:
+            await connection.execute(statement)
+
+    async def _follow(self) -> None:
+        well = True
+        while True:
+            await asyncio.sleep(self._every_s)
+            try:
+                await self.refresh()
+                if not well:
+                    log.warning("denylist: readable again")
+                well = True
+            except (SQLAlchemyError, OSError, TimeoutError, Unavailable) as error:
+                if well:
+                    log.error("denylist: not readable (%s), what is known stays in force", type(error).__name__)
+                well = False
+
+
+def revocation(kind: Kind, value: str, *, by: str, hours: int | None = None) -> Insert:
+    """The statement that revokes, for whoever has a connection; see Denylist.revoke."""
+    if hours is None and kind == "jti":
+        hours = _HOURS_OF_A_TOKEN
+    until = None if hours is None else func.now() + timedelta(hours=hours)
+    new = insert(Revocation).values(kind=kind, value=value, revoked_by=by, until=until)
+    for_good = or_(_ROW.until.is_(None), new.excluded.until.is_(None))
+    return new.on_conflict_do_update(
+        index_elements=[_ROW.kind, _ROW.value],
+        set_={
+            "until": case((for_good, None), else_=func.greatest(_ROW.until, new.excluded.until)),
+            "revoked_by": new.excluded.revoked_by,
+            "revoked_at": func.now(),
+        },
+    )

@@ -1,0 +1,105 @@
+"""`followup access …`: who treats whom, and who is let in no more. Each act is on record under an administrator."""
+
+import json
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from commands.shared import Json, console, explained
+from errors import SetupError
+
+app = typer.Typer(help="Care teams and revocations; needs an administrator's token.", no_args_is_help=True)
+Clinician = Annotated[str, typer.Argument(help="Cognito sub of the clinician.")]
+Patient = Annotated[str, typer.Argument(help="Cognito sub of the patient.")]
+_LONGEST = 128
+
+
+@app.command()
+@explained
+def grant(
+    clinician: Clinician,
+    patient: Patient,
+    days: Annotated[int | None, typer.Option(min=1, max=3660, help="For how long; default: until withdrawn.")] = None,
+) -> None:
+    """Put a clinician on a patient's care team; servers follow within seconds."""
+    from access.care_team import granted
+
+    def statement(by: str) -> Any:
+        return granted(_named(clinician), _named(patient), by=by, days=days)
+
+    until = _act(statement, "grant care team", target=clinician, patients=[patient])[0]["until"]
+    console.print(f"On the care team {'until ' + until.isoformat() if until else 'until withdrawn'}", highlight=False)
+
+
+@app.command()
+@explained
+def withdraw(clinician: Clinician, patient: Patient) -> None:
+    """Take a clinician off a patient's care team; servers follow within seconds."""
+    from access.care_team import withdrawn
+
+    statement = withdrawn(_named(clinician), _named(patient))
+    if not _act(lambda _by: statement, "withdraw care team", target=clinician, patients=[patient]):
+        raise SetupError("There is no such relation.")
+    console.print("Withdrawn", highlight=False)
+
+
+@app.command()
+@explained
+def team(clinician: Clinician, as_json: Json = False) -> None:
+    """The patients whose care team a clinician is on."""
+    from access.care_team import team_of
+
+    query = team_of(_named(clinician))
+    rows = _act(lambda _by: query, "read care team", target=clinician)
+    if as_json:
+        print(json.dumps(rows, indent=2, default=str))
+        return
+    table = Table(box=None)
+    for heading in ("patient", "since", "until", "granted by"):
+        table.add_column(heading, no_wrap=True)
+    for row in rows:
+        until = "" if row["until"] is None else f"{row['until']:%Y-%m-%d %H:%M}"
+        table.add_row(row["patient_id"], f"{row['since']:%Y-%m-%d %H:%M}", until, row["granted_by"])
+    console.print(table, markup=False)
+
+
+@app.command()
+@explained
+def revoke(
+    sub: Annotated[str | None, typer.Option(help="A person or service: the token's sub.")] = None,
+    login: Annotated[str | None, typer.Option(help="A login and all its tokens: origin_jti.")] = None,
+    jti: Annotated[str | None, typer.Option(help="One token: jti.")] = None,
+    hours: Annotated[int | None, typer.Option(min=1, max=8784, help="For how long; default: for good.")] = None,
+) -> None:
+    """Let a person, a login or a token in no more; servers follow within two seconds."""
+    from access.denylist import Kind, revocation
+
+    given: list[tuple[Kind, str | None]] = [("sub", sub), ("origin_jti", login), ("jti", jti)]
+    named = [(kind, value) for kind, value in given if value is not None]
+    if len(named) != 1:
+        raise SetupError("Name one of --sub, --login and --jti.")
+    kind, value = named[0][0], _named(named[0][1])
+    _act(lambda by: revocation(kind, value, by=by, hours=hours), "revoke", target=f"{kind}:{value}")
+    console.print("Revoked", highlight=False)
+
+
+def _act(statement: Callable[[str], Any], action: str, **about: Any) -> list[dict[str, Any]]:
+    """The rows that a statement returns, given who does it; that it was done is recorded with it."""
+    from access.principal import Role
+    from commands.operator import operating
+
+    with operating(Role.ADMIN) as operator, operator.engine.begin() as connection:
+        done = connection.execute(statement(operator.principal.subject))
+        rows = [dict(row) for row in done.mappings()] if done.returns_rows else []
+        if rows and "patients" not in about:
+            about["patients"] = [row["patient_id"] for row in rows]
+        operator.record(connection, action, **about)
+        return rows
+
+
+def _named(value: str) -> str:
+    if not 0 < len(value) <= _LONGEST or not value.isprintable() or " " in value:
+        raise SetupError("That is not the form of an identifier.")
+    return value

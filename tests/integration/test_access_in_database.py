@@ -1,0 +1,428 @@
+"""Denylist, log-off, care team and break-glass against a real database, as the server's own role."""
+
+import asyncio
+import hashlib
+import time
+from collections.abc import AsyncIterator, Collection, Mapping
+from uuid import UUID, uuid4
+
+import pytest
+from sqlalchemy import Engine, text
+from sqlalchemy.engine import make_url
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from access.break_glass import BreakGlass
+from access.care_team import CareTeam
+from access.denylist import Denylist
+from access.dev_issuer import CLIENT_ID, ISSUER, DevIssuer
+from access.door import Door
+from access.jwks import PinnedKeys
+from access.policy import Relation
+from access.principal import Principal, Role
+from access.sessions import LoginSessions
+from access.tokens import TokenVerifier
+from audit.envelope import Envelope
+from database.engine import open_async_engine
+from embedded.postgres import EmbeddedPostgres
+from errors import Conflict, Forbidden, NotFound, Unauthenticated, Unavailable
+from tests.conftest import eventually
+
+MINUTE = 60.0
+
+
+def principal(
+    *roles: Role, subject: str = "c-1", token_id: str = "t-1", login: str | None = "l-1", auth_time: int | None = None
+) -> Principal:
+    return Principal(subject, frozenset(roles), "client", 0, token_id, login, auth_time)
+
+
+def digest(data: bytes) -> bytes:
+    return hashlib.sha256(data).digest()
+
+
+class Clock:
+    def __init__(self, now: float) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+async def app(postgres: EmbeddedPostgres, database_url: str) -> AsyncIterator[AsyncEngine]:
+    """The server's own role, which is not the owner."""
+    name = make_url(database_url).database
+    assert name is not None
+    engine = open_async_engine(postgres.url("followup_app", name), pool_size=4)
+    yield engine
+    await engine.dispose()
+
+
+@pytest.fixture
+async def nowhere() -> AsyncIterator[AsyncEngine]:
+    """A database that is not there."""
+    engine = open_async_engine("postgresql://u:p@127.0.0.1:9/none", pool_size=1)
+    yield engine
+    await engine.dispose()
+
+
+class TestDenylist:
+    @pytest.mark.parametrize(("kind", "value"), [("jti", "t-1"), ("origin_jti", "l-1"), ("sub", "c-1")])
+    async def test_what_is_revoked_at_one_server_is_refused_at_the_others(
+        self, app: AsyncEngine, kind: str, value: str
+    ) -> None:
+        here, there = Denylist(app, every_s=0.05), Denylist(app, every_s=0.05)
+        await here.open()
+        await there.open()
+        for denylist in (here, there):
+            denylist.check(principal())
+        await here.revoke(kind, value, by="admin-1")  # type: ignore[arg-type]
+        with pytest.raises(Unauthenticated):
+            here.check(principal())
+
+        def refused() -> bool:
+            try:
+                there.check(principal())
+            except Unauthenticated:
+                return True
+            return False
+
+        await eventually(refused, within_s=5)
+        there.check(principal(subject="c-2", token_id="t-2", login="l-2"))
+        await here.close()
+        await there.close()
+
+    async def test_a_revocation_ends_when_it_says_so_and_is_never_shortened(
+        self, app: AsyncEngine, engine: Engine
+    ) -> None:
+        denylist = Denylist(app)
+        await denylist.revoke("sub", "c-1", by="admin-1", hours=1)
+        with engine.begin() as connection:
+            connection.execute(text("UPDATE revocations SET until = now() - interval '1 second'"))
+        await denylist.refresh()
+        denylist.check(principal())
+        await denylist.revoke("sub", "c-1", by="admin-1", hours=5)
+        await denylist.revoke("sub", "c-1", by="admin-1", hours=1)
+        query = text("SELECT extract(epoch FROM until - now()) / 3600 FROM revocations")
+        with engine.connect() as connection:
+            assert 4.9 < connection.execute(query).scalar_one() < 5.1
+        await denylist.revoke("sub", "c-1", by="admin-1")
+        await denylist.revoke("sub", "c-1", by="admin-1", hours=1)
+        with engine.connect() as connection:
+            assert connection.execute(text("SELECT until FROM revocations")).scalar_one() is None
+        await denylist.refresh()
+        with pytest.raises(Unauthenticated):
+            denylist.check(principal())
+
+    async def test_a_failed_reading_keeps_what_is_known_and_says_how_old_it_is(
+        self, app: AsyncEngine, engine: Engine, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        denylist = Denylist(app, every_s=0.02)
+        await denylist.revoke("sub", "c-1", by="admin-1")
+        await denylist.open()
+        with engine.begin() as connection:
+            connection.execute(text("ALTER TABLE revocations RENAME TO elsewhere"))
+        await eventually(lambda: "not readable" in caplog.text)
+        await asyncio.sleep(0.1)
+        assert caplog.text.count("not readable") == 1
+        assert denylist.age_s > 0.05
+        with pytest.raises(Unauthenticated):
+            denylist.check(principal())
+        with engine.begin() as connection:
+            connection.execute(text("ALTER TABLE elsewhere RENAME TO revocations"))
+        await eventually(lambda: "readable again" in caplog.text)
+        await denylist.close()
+
+    async def test_a_server_that_cannot_read_it_does_not_start(self, nowhere: AsyncEngine) -> None:
+        with pytest.raises(Exception, match=r"(?i)connect|refused|answer"):
+            await Denylist(nowhere).open()
+
+
+class TestLogOff:
+    async def test_a_login_that_was_idle_for_15_minutes_is_over_until_a_new_one(self, app: AsyncEngine) -> None:
+        clock = Clock(time.time())
+        sessions = LoginSessions(app, digest, clock=clock)
+        for _ in range(4):
+            await sessions.check(principal())
+            clock.now += 14 * MINUTE
+        await sessions.check(principal())
+        clock.now += 15 * MINUTE
+        for token in ("t-1", "t-2", "t-3"):  # refreshed tokens of the same login
+            with pytest.raises(Unauthenticated):
+                await sessions.check(principal(token_id=token))
+            clock.now += 1
+        await sessions.check(principal(login="l-2"))
+
+    async def test_servers_share_it(self, app: AsyncEngine) -> None:
+        clock = Clock(time.time())
+        here, there = (LoginSessions(app, digest, clock=clock) for _ in range(2))
+        await here.check(principal())
+        await here.flush()
+        clock.now += 10 * MINUTE
+        await there.check(principal())  # in use there, idle here
+        await there.flush()
+        clock.now += 10 * MINUTE
+        await here.check(principal())
+        await here.flush()
+        clock.now += 16 * MINUTE
+        for sessions in (here, there, LoginSessions(app, digest, clock=clock)):
+            with pytest.raises(Unauthenticated):
+                await sessions.check(principal())
+
+    async def test_a_known_login_costs_no_look_up(self, app: AsyncEngine, engine: Engine) -> None:
+        sessions = LoginSessions(app, digest)
+        await sessions.check(principal())
+        with engine.begin() as connection:
+            connection.execute(text("DROP TABLE login_sessions"))
+        started = time.perf_counter()
+        for _ in range(1000):
+            await sessions.check(principal())
+        assert time.perf_counter() - started < 1.0
+
+    async def test_many_requests_of_a_new_login_ask_once(self, app: AsyncEngine) -> None:
+        asked = []
+
+        def counted(data: bytes) -> bytes:
+            asked.append(data)
+            return digest(data)
+
+        sessions = LoginSessions(app, counted)
+        await asyncio.gather(*(sessions.check(principal()) for _ in range(50)))
+        assert len(asked) == 1
+
+    async def test_the_table_names_no_login(self, app: AsyncEngine, engine: Engine) -> None:
+        sessions = LoginSessions(app, digest, flush_s=0.02)
+        await sessions.open()
+        await sessions.check(principal(login="secret-login"))
+
+        def rows() -> list[bytes]:
+            with engine.connect() as connection:
+                return [bytes(row[0]) for row in connection.execute(text("SELECT session FROM login_sessions"))]
+
+        await eventually(rows)
+        assert rows() == [digest(b"secret-login")]
+        await sessions.close()
+
+    async def test_without_the_database_a_server_goes_by_what_it_saw_itself(self, nowhere: AsyncEngine) -> None:
+        clock = Clock(time.time())
+        sessions = LoginSessions(nowhere, digest, clock=clock)
+        await sessions.check(principal())
+        clock.now += 14 * MINUTE
+        await sessions.check(principal())
+        clock.now += 16 * MINUTE
+        with pytest.raises(Unauthenticated):
+            await sessions.check(principal())
+        await sessions.close()
+
+    async def test_old_logins_are_forgotten_and_do_not_come_back_to_life(
+        self, app: AsyncEngine, engine: Engine
+    ) -> None:
+        clock = Clock(time.time() - 40 * 86_400)
+        sessions = LoginSessions(app, digest, clock=clock)
+        await sessions.check(principal(auth_time=int(clock.now)))
+        await sessions.flush()
+        clock.now = time.time()
+        await sessions.forget_old()
+        with engine.connect() as connection:
+            assert connection.execute(text("SELECT count(*) FROM login_sessions")).scalar_one() == 0
+        elsewhere = LoginSessions(app, digest, clock=clock)
+        with pytest.raises(Unauthenticated):
+            await elsewhere.check(principal(auth_time=int(clock.now - 40 * 86_400)))
+
+    async def test_services_do_not_sign_in_and_are_not_logged_off(self, nowhere: AsyncEngine) -> None:
+        clock = Clock(time.time())
+        sessions = LoginSessions(nowhere, digest, clock=clock)
+        for _ in range(3):
+            await sessions.check(principal(Role.SERVICE, login=None))
+            clock.now += 60 * MINUTE
+
+    async def test_a_remembered_token_still_meets_the_denylist_and_the_log_off(
+        self, app: AsyncEngine, issuer: DevIssuer
+    ) -> None:
+        clock = Clock(time.time())
+        denylist = Denylist(app)
+        verifier = TokenVerifier(PinnedKeys(issuer.jwks_file), issuer=ISSUER, client_ids=[CLIENT_ID])
+        door = Door(verifier, denylist, LoginSessions(app, digest, clock=clock))
+        first, second = issuer.token(["clinician"], "c-1"), issuer.token(["clinician"], "c-2")
+        assert (await door.verify(first)).subject == "c-1"
+        assert (await door.verify(second)).subject == "c-2"
+        await denylist.revoke("sub", "c-1", by="admin-1")
+        with pytest.raises(Unauthenticated):
+            await door.verify(first)
+        clock.now += 15 * MINUTE
+        with pytest.raises(Unauthenticated):
+            await door.verify(second)
+
+
+class TestCareTeam:
+    async def test_a_relation_begins_and_ends(self, app: AsyncEngine) -> None:
+        team = CareTeam(app)
+        assert await team.relation("c-1", "p-1") is Relation.OTHER
+        row = await team.grant("c-1", "p-1", by="admin-1", days=30)
+        assert (row["clinician"], row["patient_id"], row["granted_by"]) == ("c-1", "p-1", "admin-1")
+        assert 29.9 < (row["until"] - row["since"]).total_seconds() / 86_400 < 30.1
+        assert await team.relation("c-1", "p-1") is Relation.CARE_TEAM
+        assert await team.relation("c-2", "p-1") is Relation.OTHER
+        assert await team.relation("p-1", "c-1") is Relation.OTHER
+        again = await team.grant("c-1", "p-1", by="admin-2")
+        assert again["since"] == row["since"]
+        assert again["until"] is None
+        assert [member["patient_id"] for member in await team.members("c-1")] == ["p-1"]
+        await team.withdraw("c-1", "p-1")
+        assert await team.relation("c-1", "p-1") is Relation.OTHER
+        assert await team.members("c-1") == []
+        with pytest.raises(NotFound):
+            await team.withdraw("c-1", "p-1")
+        assert (await team.grant("c-1", "p-1", by="admin-1"))["since"] > row["since"]
+
+    async def test_other_servers_follow_within_seconds(self, app: AsyncEngine) -> None:
+        here, there = CareTeam(app, kept_s=0.2), CareTeam(app, kept_s=0.2)
+        assert await there.relation("c-1", "p-1") is Relation.OTHER
+        await here.grant("c-1", "p-1", by="admin-1")
+
+        async def related() -> bool:
+            return await there.relation("c-1", "p-1") is Relation.CARE_TEAM
+
+        await eventually(related, within_s=3)
+
+    async def test_it_is_asked_once_for_many_and_then_from_memory(self, app: AsyncEngine, engine: Engine) -> None:
+        team = CareTeam(app)
+        await team.grant("c-1", "p-7", by="admin-1")
+        found = await asyncio.gather(*(team.relation("c-1", f"p-{n % 50}") for n in range(500)))
+        assert found.count(Relation.CARE_TEAM) == 10
+        with engine.begin() as connection:
+            connection.execute(text("ALTER TABLE care_team RENAME TO elsewhere"))
+        assert await team.relation("c-1", "p-7") is Relation.CARE_TEAM
+
+    async def test_memory_never_outlives_the_relation_itself(self, app: AsyncEngine, engine: Engine) -> None:
+        team = CareTeam(app, kept_s=60)
+        with engine.begin() as connection:
+            connection.execute(
+                text("INSERT INTO care_team VALUES ('c-1', 'p-1', now(), now() + interval '1 second', 'admin-1')")
+            )
+        assert await team.relation("c-1", "p-1") is Relation.CARE_TEAM
+        await asyncio.sleep(1.1)
+        assert await team.relation("c-1", "p-1") is Relation.OTHER
+
+    async def test_without_the_database_nobody_is_related(self, nowhere: AsyncEngine) -> None:
+        with pytest.raises(Unavailable):
+            await CareTeam(nowhere).relation("c-1", "p-1")
+
+
+class OneKey:
+    """One key in the place of one for each patient."""
+
+    id = UUID(int=7)
+
+    def __init__(self) -> None:
+        self._envelope = Envelope(bytes(32))
+        self.destroyed = False
+        self.subjects: list[str] = []
+
+    def seal(self, plain: bytes, bound_to: str) -> bytes:
+        return self._envelope.seal(plain, bound_to)
+
+    def open(self, sealed: bytes, bound_to: str) -> bytes:
+        return self._envelope.open(sealed, bound_to)
+
+    async def current(self, subject: str) -> "OneKey":
+        self.subjects.append(subject)
+        return self
+
+    async def by_id(self, ids: Collection[UUID]) -> "Mapping[UUID, OneKey]":
+        return {} if self.destroyed else dict.fromkeys(ids, self)
+
+
+class TestBreakGlass:
+    @pytest.fixture
+    def keys(self) -> OneKey:
+        return OneKey()
+
+    @pytest.fixture
+    def alarms(self) -> list[str]:
+        return []
+
+    @pytest.fixture
+    def team(self, app: AsyncEngine) -> CareTeam:
+        return CareTeam(app)
+
+    @pytest.fixture
+    def glass(self, app: AsyncEngine, keys: OneKey, alarms: list[str], team: CareTeam) -> BreakGlass:
+        return BreakGlass(app, keys, alarm=lambda: alarms.append("alarm"), changed=team.forget)
+
+    async def test_it_relates_for_its_minutes_and_not_a_moment_longer(
+        self, glass: BreakGlass, team: CareTeam, engine: Engine
+    ) -> None:
+        assert await team.relation("c-1", "p-1") is Relation.OTHER
+        broken = await glass.start(principal(Role.CLINICIAN), "p-1", "unconscious in the emergency room", 60)
+        assert await team.relation("c-1", "p-1") is Relation.BREAK_GLASS
+        assert await team.relation("c-2", "p-1") is Relation.OTHER
+        assert await team.relation("c-1", "p-2") is Relation.OTHER
+        with engine.connect() as connection:
+            seconds = connection.execute(
+                text("SELECT extract(epoch FROM expires_at - started_at) FROM break_glass WHERE id = :id"),
+                {"id": broken.id},
+            ).scalar_one()
+        assert seconds == 3600
+        with engine.begin() as connection:
+            connection.execute(
+                text(
+                    "UPDATE break_glass SET started_at = now() - interval '60 minutes' + interval '1 second',"
+                    " expires_at = now() + interval '1 second'"
+                )
+            )
+        team.forget("c-1", "p-1")
+        assert await team.relation("c-1", "p-1") is Relation.BREAK_GLASS
+        await asyncio.sleep(1.1)
+        assert await team.relation("c-1", "p-1") is Relation.OTHER
+
+    async def test_the_schema_itself_allows_an_hour_at_most(self, glass: BreakGlass) -> None:
+        with pytest.raises(Exception, match="ck_break_glass_duration"):
+            await glass.start(principal(Role.CLINICIAN), "p-1", "a reason of some length", 61)
+
+    async def test_it_raises_an_alarm_that_names_nobody(
+        self, glass: BreakGlass, alarms: list[str], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        await glass.start(principal(Role.CLINICIAN, subject="c-77"), "p-77", "the canary is ill", 5)
+        assert alarms == ["alarm"]
+        assert "break-glass" in caplog.text
+        for word in ("canary", "p-77", "c-77"):
+            assert word not in caplog.text
+
+    async def test_the_reason_is_sealed_with_the_patients_key_and_gone_with_it(
+        self, glass: BreakGlass, keys: OneKey, engine: Engine
+    ) -> None:
+        await glass.start(principal(Role.CLINICIAN), "p-1", "the canary is ill", 5)
+        assert keys.subjects == ["patient:p-1"]
+        with engine.connect() as connection:
+            stored = bytes(connection.execute(text("SELECT reason FROM break_glass")).scalar_one())
+        assert b"canary" not in stored
+        (shown,) = await glass.listing(principal(Role.AUDITOR, subject="a-1"))
+        assert shown["reason"] == "the canary is ill"
+        keys.destroyed = True
+        (shown,) = await glass.listing(principal(Role.AUDITOR, subject="a-1"))
+        assert shown["reason"] is None
+
+    async def test_clinicians_see_their_own_and_reviewers_all(self, glass: BreakGlass) -> None:
+        for number in (1, 2):
+            await glass.start(principal(Role.CLINICIAN, subject=f"c-{number}"), "p-1", "a reason of some length", 5)
+        assert [row["clinician"] for row in await glass.listing(principal(Role.CLINICIAN, subject="c-1"))] == ["c-1"]
+        for role in (Role.AUDITOR, Role.ADMIN):
+            assert len(await glass.listing(principal(role, subject="a-1"))) == 2
+
+    async def test_somebody_else_reviews_it_once(self, glass: BreakGlass) -> None:
+        both = principal(Role.CLINICIAN, Role.AUDITOR)
+        broken = await glass.start(both, "p-1", "a reason of some length", 5)
+        assert await glass.unreviewed() == 1
+        with pytest.raises(Forbidden):
+            await glass.review(both, broken.id)
+        with pytest.raises(NotFound):
+            await glass.review(principal(Role.AUDITOR, subject="a-1"), uuid4())
+        await glass.review(principal(Role.AUDITOR, subject="a-1"), broken.id)
+        with pytest.raises(Conflict):
+            await glass.review(principal(Role.ADMIN, subject="a-2"), broken.id)
+        assert await glass.unreviewed() == 0
+        assert await glass.listing(both, unreviewed=True) == []
+        (shown,) = await glass.listing(both)
+        assert shown["reviewed_by"] == "a-1"
+        assert shown["reviewed_at"] is not None
