@@ -1,16 +1,16 @@
-"""`followup access …`: who treats whom, and who is let in no more."""
+"""`followup access …`: who treats whom, and who is let in no more. Each act is on record under an administrator."""
 
 import json
-import os
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
-from commands.shared import Json, console, database, explained
+from commands.shared import Json, console, explained
 from errors import SetupError
 
-app = typer.Typer(help="Care teams and revocations.", no_args_is_help=True)
+app = typer.Typer(help="Care teams and revocations; needs an administrator's token.", no_args_is_help=True)
 Clinician = Annotated[str, typer.Argument(help="Cognito sub of the clinician.")]
 Patient = Annotated[str, typer.Argument(help="Cognito sub of the patient.")]
 _LONGEST = 128
@@ -23,23 +23,26 @@ def grant(
     patient: Patient,
     days: Annotated[int | None, typer.Option(min=1, max=3660, help="For how long; default: until withdrawn.")] = None,
 ) -> None:
-    """Put a clinician on a patient's care team."""
+    """Put a clinician on a patient's care team; servers follow within seconds."""
     from access.care_team import granted
 
-    rows = _execute(granted(_named(clinician), _named(patient), by=_operator(), days=days))
-    until = rows[0]["until"]
+    def statement(by: str) -> Any:
+        return granted(_named(clinician), _named(patient), by=by, days=days)
+
+    until = _act(statement, "grant care team", target=clinician, patients=[patient])[0]["until"]
     console.print(f"On the care team {'until ' + until.isoformat() if until else 'until withdrawn'}", highlight=False)
 
 
 @app.command()
 @explained
 def withdraw(clinician: Clinician, patient: Patient) -> None:
-    """Take a clinician off a patient's care team."""
+    """Take a clinician off a patient's care team; servers follow within seconds."""
     from access.care_team import withdrawn
 
-    if not _execute(withdrawn(_named(clinician), _named(patient))):
+    statement = withdrawn(_named(clinician), _named(patient))
+    if not _act(lambda _by: statement, "withdraw care team", target=clinician, patients=[patient]):
         raise SetupError("There is no such relation.")
-    console.print("Withdrawn; servers follow within seconds", highlight=False)
+    console.print("Withdrawn", highlight=False)
 
 
 @app.command()
@@ -48,7 +51,8 @@ def team(clinician: Clinician, as_json: Json = False) -> None:
     """The patients whose care team a clinician is on."""
     from access.care_team import team_of
 
-    rows = _execute(team_of(_named(clinician)))
+    query = team_of(_named(clinician))
+    rows = _act(lambda _by: query, "read care team", target=clinician)
     if as_json:
         print(json.dumps(rows, indent=2, default=str))
         return
@@ -76,24 +80,26 @@ def revoke(
     named = [(kind, value) for kind, value in given if value is not None]
     if len(named) != 1:
         raise SetupError("Name one of --sub, --login and --jti.")
-    kind, value = named[0]
-    _execute(revocation(kind, _named(value), by=_operator(), hours=hours))
+    kind, value = named[0][0], _named(named[0][1])
+    _act(lambda by: revocation(kind, value, by=by, hours=hours), "revoke", target=f"{kind}:{value}")
     console.print("Revoked", highlight=False)
 
 
-def _execute(statement: Any) -> list[dict[str, Any]]:
-    """The rows that a statement returns."""
-    with database() as engine, engine.begin() as connection:
-        done = connection.execute(statement)
-        return [dict(row) for row in done.mappings()] if done.returns_rows else []
+def _act(statement: Callable[[str], Any], action: str, **about: Any) -> list[dict[str, Any]]:
+    """The rows that a statement returns, given who does it; that it was done is recorded with it."""
+    from access.principal import Role
+    from commands.operator import operating
+
+    with operating(Role.ADMIN) as operator, operator.engine.begin() as connection:
+        done = connection.execute(statement(operator.principal.subject))
+        rows = [dict(row) for row in done.mappings()] if done.returns_rows else []
+        if rows and "patients" not in about:
+            about["patients"] = [row["patient_id"] for row in rows]
+        operator.record(connection, action, **about)
+        return rows
 
 
 def _named(value: str) -> str:
     if not 0 < len(value) <= _LONGEST or not value.isprintable() or " " in value:
         raise SetupError("That is not the form of an identifier.")
     return value
-
-
-def _operator() -> str:
-    """Who sits at this machine, as the machine knows them."""
-    return f"cli:{os.environ.get('USER', 'unknown')}"

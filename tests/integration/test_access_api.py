@@ -12,7 +12,7 @@ import httpx
 import psycopg
 import pytest
 
-from access.dev_issuer import CLIENT_ID, DevIssuer
+from access.dev_issuer import CLIENT_ID, ISSUER, DevIssuer
 from database.engine import libpq_url
 from embedded.postgres import EmbeddedPostgres
 from registry.store import StoredModel
@@ -189,18 +189,28 @@ def test_who_is_revoked_is_out_within_seconds(people: People, kind: str) -> None
     assert people("clinician").get("/models").status_code == 200
 
 
-def test_the_command_line_grants_withdraws_and_revokes(people: People, server: Server) -> None:
+def test_the_command_line_grants_withdraws_and_revokes(people: People, server: Server, issuer: DevIssuer) -> None:
     clinician, patient = person("clinician"), person("patient")
     doctor = people("clinician", subject=clinician)
 
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return followup("access", *arguments, DATABASE_URL=server.app_database_url)
+    production = {
+        "DATABASE_URL": server.app_database_url,
+        "OWNER_DATABASE_URL": server.database_url,
+        "ENCRYPTION_KEY": server.encryption_key,
+        "COGNITO_ISSUER": ISSUER,
+        "COGNITO_CLIENT_IDS": CLIENT_ID,
+        "COGNITO_JWKS_FILE": str(issuer.jwks_file),
+    }
+
+    def run(*arguments: str, role: str = "admin") -> subprocess.CompletedProcess[str]:
+        return followup("access", *arguments, **production, FOLLOWUP_TOKEN=issuer.token([role], "operator-1"))
 
     assert run("grant", clinician, patient, "--days", "3").returncode == 0
     eventually_answers(doctor, NOTE, 200, json=note(patient))
     (listed,) = json.loads(run("team", clinician, "--json").stdout)
     assert listed["patient_id"] == patient
-    assert listed["granted_by"].startswith("cli:")
+    assert listed["granted_by"] == "operator-1"
+    assert run("grant", clinician, patient, role="clinician").returncode == 1
     assert patient in run("team", clinician).stdout
     assert run("withdraw", clinician, patient).returncode == 0
     assert run("withdraw", clinician, patient).returncode == 1
@@ -211,6 +221,13 @@ def test_the_command_line_grants_withdraws_and_revokes(people: People, server: S
         assert len(done.stderr.strip().splitlines()) == 1
     assert run("revoke", "--sub", clinician).returncode == 0
     eventually_answers(doctor, "/models", 401)
+    with psycopg.connect(libpq_url(server.database_url)) as owner:
+        recorded = owner.execute(
+            "SELECT action, patient_id FROM audit_events WHERE principal = 'operator-1' ORDER BY created_at, id"
+        ).fetchall()
+    assert ("grant care team", patient) in recorded
+    assert ("withdraw care team", patient) in recorded
+    assert ("revoke", None) in recorded
 
 
 def test_an_answer_says_how_much_is_left(people: People) -> None:
