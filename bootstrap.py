@@ -102,6 +102,7 @@ def bootstrap(
     settings: Settings | None = None,
     *,
     cache: ResultCache | None = None,
+    trail: Trail | None = None,
     keys: KeySource | None = None,
     runners: Mapping[str, RunnerFactory] | None = None,
 ) -> Runtime:
@@ -122,7 +123,7 @@ def bootstrap(
         signing_key,
         refresh_s=settings.model_refresh_s,
     )
-    trail = Trail(libpq_url(database_url), data_keys, timeout_s=settings.audit_timeout_ms / 1000)
+    trail = trail or Trail(libpq_url(database_url), data_keys, timeout_s=settings.audit_timeout_ms / 1000)
     cache = cache or _cache(settings)
     care_team = CareTeam(engine)
     denylist = Denylist(engine)

@@ -27,6 +27,7 @@ from api.schemas import (
 )
 from api.system import System
 from bootstrap import bootstrap
+from settings import load_settings
 
 # uvicorn believes X-Forwarded-For from any process of this machine unless told otherwise.
 os.environ["FORWARDED_ALLOW_IPS"] = os.environ.get("TRUSTED_PROXIES", "")
@@ -46,8 +47,9 @@ class FollowupML:
     """Self-hosted, audited predictions for wellness monitoring."""
 
     def __init__(self) -> None:
-        _configure_logging()
-        self.runtime = bootstrap()
+        settings = load_settings()
+        _configure_logging(settings.log_level)
+        self.runtime = bootstrap(settings)
 
     @property
     def system(self) -> System:
@@ -97,11 +99,11 @@ class FollowupML:
         return response
 
 
-def _configure_logging() -> None:
-    """Ours from INFO, libraries from WARNING: below that some of them log what they are given."""
+def _configure_logging(level: str) -> None:
+    """Ours from `level`, libraries from WARNING: below that some of them log what they are given."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s [%(levelname)s] [%(name)s] %(message)s")
     for room in ("access", "api", "audit", "database", "inference", "monitoring", "registry", "runners"):
-        logging.getLogger(room).setLevel(logging.INFO)
+        logging.getLogger(room).setLevel(level)
 
 
 def _system() -> System:

@@ -68,6 +68,9 @@ class Settings(BaseSettings):
     )
     followup_host: str = Field("127.0.0.1", description="Address to listen on.")
     followup_port: int = Field(8000, ge=1, le=65535, description="Port to listen on.")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO", description="Of our own messages; libraries log from WARNING, below that some log what they are given."
+    )
     tenant: str = Field("default", min_length=1, max_length=64, description="Part of every cache key.")
 
     trusted_proxies: str = Field("", description="Addresses whose X-Forwarded-For is believed, separated by commas.")

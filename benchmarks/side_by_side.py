@@ -34,6 +34,7 @@ from demo import HOME, Demo
 from embedded.postgres import EmbeddedPostgres
 from embedded.valkey import EmbeddedValkey
 from registry import catalog, store
+from registry.store import StoredModel
 from settings import owner_database_url
 from tests.server import BASE, Server
 
@@ -51,6 +52,18 @@ class Side:
     body: Callable[[int], Mapping[str, Any]]
     headers: Mapping[str, str]
     process_id: int
+
+
+def week(n: int) -> Mapping[str, Any]:
+    return {"measurements": [{**DAY, "respiratory_rate": 12 + n % 9}, None, *[DAY] * 5]}
+
+
+def note(n: int) -> Mapping[str, Any]:
+    return {"text": NOTE.format(n=n + time.monotonic_ns())}
+
+
+def repeated(n: int) -> Mapping[str, Any]:
+    return {"text": NOTE.format(n=n % 50)}
 
 
 def _free_port() -> int:
@@ -89,16 +102,6 @@ def _sides(bare: tuple[int, int], ours: Server, token: str) -> dict[str, list[Si
     headers = {"Authorization": f"Bearer {token}"}
     mine: dict[str, Any] = {"port": ours.port, "headers": headers, "process_id": ours.process.pid}
     theirs: dict[str, Any] = {"port": port, "headers": {}, "process_id": pid}
-
-    def week(n: int) -> Mapping[str, Any]:
-        return {"measurements": [{**DAY, "respiratory_rate": 12 + n % 9}, None, *[DAY] * 5]}
-
-    def note(n: int) -> Mapping[str, Any]:
-        return {"text": NOTE.format(n=n + time.monotonic_ns())}
-
-    def repeated(n: int) -> Mapping[str, Any]:
-        return {"text": NOTE.format(n=n % 50)}
-
     symptom = f"{BASE}/predict/symptom-analysis"
     return {
         "deterioration": [
@@ -114,8 +117,8 @@ def _sides(bare: tuple[int, int], ours: Server, token: str) -> dict[str, list[Si
 
 
 def measure(sides: Mapping[str, list[Side]], *, seconds: float, rounds: int) -> Table:
-    """All sides in turns, `rounds` times; medians over the rounds."""
-    timings = ("req/s", "p50 ms", "p95 ms", "CPU ms/req", "req/s ratio", "CPU ratio")
+    """All sides in turns, `rounds` times; medians over the rounds, ratios to the first side."""
+    timings = ("req/s", "p50 ms", "p95 ms", "CPU ms/req", "req/s ratio", "p95 ratio", "CPU ratio")
     table = Table("model", "clients", "server", *timings, "failed")
     for model, options in sides.items():
         for clients in (1, 8, 64):
@@ -132,13 +135,30 @@ def measure(sides: Mapping[str, list[Side]], *, seconds: float, rounds: int) -> 
                         (outcome.per_second, outcome.quantile(0.5), outcome.quantile(0.95), cpu_ms, outcome.failures)
                     )
             medians = {name: [statistics.median(column) for column in zip(*r, strict=True)] for name, r in rows.items()}
-            base = medians["bare"]
+            base = medians[options[0].name]
             for name, (rate, p50, p95, cpu_ms, _) in medians.items():
                 table.add_row(
                     *(model, str(clients), name, f"{rate:.0f}", f"{p50:.1f}", f"{p95:.1f}", f"{cpu_ms:.2f}"),
-                    *(f"{rate / base[0]:.2f}", f"{cpu_ms / base[3]:.2f}", str(sum(row[4] for row in rows[name]))),
+                    *(
+                        f"{rate / base[0]:.2f}",
+                        f"{p95 / base[2]:.2f}",
+                        f"{cpu_ms / base[3]:.2f}",
+                        str(sum(row[4] for row in rows[name])),
+                    ),
                 )
     return table
+
+
+def champions(stack: ExitStack) -> list[StoredModel]:
+    """The demo's models that answer; the demo's servers stay up as long as the stack."""
+    demo = Demo(Path(os.environ.get("FOLLOWUP_HOME", HOME)))
+    os.environ.update(demo.start())
+    stack.callback(demo.stop)
+    engine = open_engine(owner_database_url())
+    with engine.connect() as connection:
+        models = [store.get(c.name, c.version) for c in catalog.champions(connection)]
+    engine.dispose()
+    return models
 
 
 def main() -> None:
@@ -147,14 +167,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     console = Console(width=140)
-    demo = Demo(Path(os.environ.get("FOLLOWUP_HOME", HOME)))
-    os.environ.update(demo.start())
     with ExitStack() as stack:
-        stack.callback(demo.stop)
-        engine = open_engine(owner_database_url())
-        with engine.connect() as connection:
-            models = [store.get(c.name, c.version) for c in catalog.champions(connection)]
-        engine.dispose()
+        models = champions(stack)
         # Servers and a database of its own: the demo's history stays as it is.
         home = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         postgres, valkey = EmbeddedPostgres(home), EmbeddedValkey(home)

@@ -64,6 +64,7 @@ class Server:
     port: int = 0
     process: subprocess.Popen[bytes] | None = None
     encryption_key: str = field(default_factory=new_root_key)
+    service: str = "service"  # the module to serve
 
     @property
     def url(self) -> str:
@@ -101,7 +102,7 @@ class Server:
             "QUOTA_ANONYMOUS_PER_MINUTE": "10000000",
             **self.environment,
         }
-        command = [sys.executable, "-m", "bentoml", "serve", "service:FollowupML", "--host", "127.0.0.1"]
+        command = [sys.executable, "-m", "bentoml", "serve", f"{self.service}:FollowupML", "--host", "127.0.0.1"]
         with self.log.open("ab") as output:
             self.process = subprocess.Popen(
                 [*command, "--port", str(self.port)],

@@ -122,28 +122,6 @@ async def test_two_thousand_mixed_requests_are_answered_right_and_recorded_exact
     assert rows(server) == set(ids)
 
 
-async def test_every_answer_that_left_before_a_kill_has_its_row(
-    own_servers: tuple[Server, EmbeddedPostgres, EmbeddedValkey], issuer: DevIssuer
-) -> None:
-    server, _, _ = own_servers
-    received: set[str] = set()
-    for cycle in range(int(os.environ.get("KILL_CYCLES", "2"))):
-        stop = asyncio.Event()
-        load = asyncio.create_task(
-            send(
-                server, bearer(issuer, "clinician"), range(cycle * 10**6, cycle * 10**6 + 10**5), at_once=32, stop=stop
-            )
-        )
-        await asyncio.sleep(random.Random(cycle).uniform(0.5, 1.5))
-        await asyncio.to_thread(server.kill)
-        stop.set()
-        ids, _ = await load
-        assert ids
-        received |= set(ids)
-        await asyncio.to_thread(server.start)
-    assert received <= rows(server)
-
-
 async def test_without_the_cache_no_request_fails(
     own_servers: tuple[Server, EmbeddedPostgres, EmbeddedValkey], issuer: DevIssuer
 ) -> None:
