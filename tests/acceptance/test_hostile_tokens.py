@@ -41,6 +41,7 @@ def verifier(issuer: DevIssuer) -> TokenVerifier:
     )
 
 
+@pytest.mark.requirement("S7")
 async def test_no_hostile_token_is_accepted(attacker: Attacker, verifier: TokenVerifier) -> None:
     # Without this the corpus could be refused for a reason that has nothing to do with it.
     assert (await verifier.verify(attacker.good())).roles
@@ -71,6 +72,7 @@ def _fits_a_header(token: str) -> bool:
     return 0 < len(token.strip()) < 20_000 and all(c in allowed for c in token) and token == token.strip()
 
 
+@pytest.mark.requirement("S7")
 def test_the_server_answers_all_of_them_with_the_same_401(attacker: Attacker, server: Server) -> None:
     path = f"{server.url}{BASE}/models"
     with httpx.Client(timeout=30) as client, warnings.catch_warnings():
@@ -139,6 +141,7 @@ def jwks(issuer: DevIssuer) -> Iterator[_Counting]:
         thread.join()
 
 
+@pytest.mark.requirement("S7")
 async def test_a_thousand_random_key_ids_make_one_fetch(jwks: _Counting, attacker: Attacker) -> None:
     keys = FetchedKeys(f"{jwks.url}/jwks.json")
     verifier = TokenVerifier(keys, issuer=ISSUER, client_ids=[CLIENT_ID])
@@ -155,6 +158,7 @@ async def test_a_thousand_random_key_ids_make_one_fetch(jwks: _Counting, attacke
     await keys.close()
 
 
+@pytest.mark.requirement("S7")
 async def test_a_withdrawn_key_stops_being_trusted_with_all_its_tokens(jwks: _Counting, attacker: Attacker) -> None:
     keys = FetchedKeys(f"{jwks.url}/jwks.json", refresh_s=0.05)
     verifier = TokenVerifier(keys, issuer=ISSUER, client_ids=[CLIENT_ID])

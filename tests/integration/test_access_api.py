@@ -88,6 +88,7 @@ def test_a_clinician_predicts_for_the_care_team_alone(people: People) -> None:
     eventually_answers(doctor, NOTE, 403, json=note(patient))
 
 
+@pytest.mark.requirement("S2")
 def test_emergency_access_is_immediate_ends_and_is_reviewed(people: People, server: Server) -> None:
     clinician, patient = person("clinician"), person("patient")
     doctor, auditor = people("clinician", subject=clinician), people("auditor")
@@ -176,6 +177,7 @@ def test_a_service_predicts_for_whom_it_names_and_reads_nothing_back(people: Peo
         assert service.get(path).status_code == 403
 
 
+@pytest.mark.requirement("S7")
 @pytest.mark.parametrize("kind", ["sub", "jti", "origin_jti"])
 def test_who_is_revoked_is_out_within_seconds(people: People, kind: str) -> None:
     identifiers = {"sub": person("clinician"), "jti": str(uuid.uuid4()), "origin_jti": str(uuid.uuid4())}

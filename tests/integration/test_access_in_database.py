@@ -67,6 +67,7 @@ async def nowhere() -> AsyncIterator[AsyncEngine]:
 
 
 class TestDenylist:
+    @pytest.mark.requirement("S7")
     @pytest.mark.parametrize(("kind", "value"), [("jti", "t-1"), ("origin_jti", "l-1"), ("sub", "c-1")])
     async def test_what_is_revoked_at_one_server_is_refused_at_the_others(
         self, app: AsyncEngine, kind: str, value: str
@@ -139,6 +140,7 @@ class TestDenylist:
 
 
 class TestLogOff:
+    @pytest.mark.requirement("S3")
     async def test_a_login_that_was_idle_for_15_minutes_is_over_until_a_new_one(self, app: AsyncEngine) -> None:
         clock = Clock(time.time())
         sessions = LoginSessions(app, digest, clock=clock)
@@ -153,6 +155,7 @@ class TestLogOff:
             clock.now += 1
         await sessions.check(principal(login="l-2"))
 
+    @pytest.mark.requirement("S3")
     async def test_servers_share_it(self, app: AsyncEngine) -> None:
         clock = Clock(time.time())
         here, there = (LoginSessions(app, digest, clock=clock) for _ in range(2))
@@ -236,6 +239,7 @@ class TestLogOff:
             await sessions.check(principal(Role.SERVICE, login=None))
             clock.now += 60 * MINUTE
 
+    @pytest.mark.requirement("S3")
     async def test_a_remembered_token_still_meets_the_denylist_and_the_log_off(
         self, app: AsyncEngine, issuer: DevIssuer
     ) -> None:
@@ -350,6 +354,7 @@ class TestBreakGlass:
     def glass(self, app: AsyncEngine, keys: OneKey, alarms: list[str], team: CareTeam) -> BreakGlass:
         return BreakGlass(app, keys, alarm=lambda: alarms.append("alarm"), changed=team.forget)
 
+    @pytest.mark.requirement("S2")
     async def test_it_relates_for_its_minutes_and_not_a_moment_longer(
         self, glass: BreakGlass, team: CareTeam, engine: Engine
     ) -> None:
@@ -376,10 +381,12 @@ class TestBreakGlass:
         await asyncio.sleep(1.1)
         assert await team.relation("c-1", "p-1") is Relation.OTHER
 
+    @pytest.mark.requirement("S2")
     async def test_the_schema_itself_allows_an_hour_at_most(self, glass: BreakGlass) -> None:
         with pytest.raises(Exception, match="ck_break_glass_duration"):
             await glass.start(principal(Role.CLINICIAN), "p-1", "a reason of some length", 61)
 
+    @pytest.mark.requirement("S2")
     async def test_it_raises_an_alarm_that_names_nobody(
         self, glass: BreakGlass, alarms: list[str], caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -389,6 +396,7 @@ class TestBreakGlass:
         for word in ("canary", "p-77", "c-77"):
             assert word not in caplog.text
 
+    @pytest.mark.requirement("S4")
     async def test_the_reason_is_sealed_with_the_patients_key_and_gone_with_it(
         self, glass: BreakGlass, keys: OneKey, engine: Engine
     ) -> None:
@@ -410,6 +418,7 @@ class TestBreakGlass:
         for role in (Role.AUDITOR, Role.ADMIN):
             assert len(await glass.listing(principal(role, subject="a-1"))) == 2
 
+    @pytest.mark.requirement("S2")
     async def test_somebody_else_reviews_it_once(self, glass: BreakGlass) -> None:
         both = principal(Role.CLINICIAN, Role.AUDITOR)
         broken = await glass.start(both, "p-1", "a reason of some length", 5)

@@ -144,6 +144,7 @@ def first_column(connection: Connection, table: str) -> str:
     return str(row[0])
 
 
+@pytest.mark.requirement("S6")
 @pytest.mark.parametrize("role", ["app", "sealer", "auditor"])
 @pytest.mark.parametrize("table", APPEND_ONLY)
 def test_no_role_of_operation_changes_the_trail(roles: Roles, table: str, role: str) -> None:
@@ -164,6 +165,8 @@ def test_no_role_of_operation_changes_the_trail(roles: Roles, table: str, role: 
     assert roles.owner.execute(sql.SQL("SELECT count(*) FROM {}").format(name)).fetchone() == (1,)
 
 
+@pytest.mark.requirement("P3")
+@pytest.mark.requirement("S6")
 @pytest.mark.parametrize("table", APPEND_ONLY)
 def test_the_owners_own_change_is_refused_by_the_trigger(roles: Roles, table: str) -> None:
     fill(roles)
@@ -202,6 +205,7 @@ def test_a_row_cannot_claim_another_transaction(roles: Roles, table: str, row: d
     assert roles.owner.execute(query).fetchone() == (True,)
 
 
+@pytest.mark.requirement("S1")
 @pytest.mark.parametrize(("table", "row"), [("ml_predictions", PREDICTION), ("audit_events", EVENT)])
 def test_nobody_is_nameless(roles: Roles, table: str, row: dict[str, object]) -> None:
     with pytest.raises(errors.CheckViolation):
@@ -266,6 +270,7 @@ def test_a_care_team_counts_from_its_beginning_to_its_end(roles: Roles, since: s
     assert bool(visible(roles.app, "ml_predictions", clinician="c-9")) is related
 
 
+@pytest.mark.requirement("S2")
 @pytest.mark.parametrize(("age_minutes", "related"), [(0, True), (59, True), (60, False), (90, False)])
 def test_break_glass_counts_for_an_hour(roles: Roles, age_minutes: int, related: bool) -> None:
     insert(roles.app, "ml_predictions", {**PREDICTION, "patient_id": "p-1"})

@@ -113,6 +113,79 @@ async def test_a_token_stops_being_good_when_it_expires(issuer: DevIssuer) -> No
         await verifier.verify(stale)
 
 
+@pytest.mark.requirement("S3")
+async def test_a_token_that_lives_longer_than_15_minutes_is_refused(verifier: TokenVerifier, issuer: DevIssuer) -> None:
+    now = int(time.time())
+    assert await verifier.verify(issuer.token(["clinician"], "sub-1", iat=now - 400, exp=now + 500))
+    assert await verifier.verify(issuer.token(["clinician"], "sub-1", iat=now, exp=now + 930))  # the clocks' leeway
+    for lifetime_s in (931, 3600, 86_400):
+        with pytest.raises(Unauthenticated):
+            await verifier.verify(issuer.token(["clinician"], "sub-1", iat=now, exp=now + lifetime_s))
+
+
+@pytest.mark.parametrize("name", ["exp", "iat", "nbf", "auth_time"])
+@pytest.mark.parametrize("kind", [float, str, bool, lambda _: None, lambda moment: [moment]])
+async def test_times_are_whole_seconds(verifier: TokenVerifier, issuer: DevIssuer, name: str, kind: Any) -> None:
+    now = int(time.time())
+    moment = now + 600 if name == "exp" else now
+    assert await verifier.verify(issuer.token(["clinician"], "sub-1", **{name: moment}))
+    with pytest.raises(Unauthenticated):
+        await verifier.verify(issuer.token(["clinician"], "sub-1", **{name: kind(moment)}))
+
+
+async def test_a_remembered_token_ends_with_its_expiry(issuer: DevIssuer) -> None:
+    now = [time.time()]
+    verifier = TokenVerifier(PinnedKeys(issuer.jwks_file), issuer=ISSUER, client_ids=[CLIENT_ID], clock=lambda: now[0])
+    token = issuer.token(["clinician"], "sub-1")
+    first = await verifier.verify(token)
+    assert await verifier.verify(token) is first
+    now[0] += 900 + 29
+    assert await verifier.verify(token) is first
+    now[0] += 2
+    with pytest.raises(Unauthenticated):
+        await verifier.verify(token)
+
+
+def client_credentials(issuer: DevIssuer, scope: str, **claims: Any) -> str:
+    """What Cognito makes for a client of its own: about the client, without groups, name or login."""
+    token = issuer.token([], CLIENT_ID, scope=scope)
+    payload = jwt.decode(token, options={"verify_signature": False})
+    for name in ("cognito:groups", "username", "origin_jti"):
+        del payload[name]
+    return jwt.encode({**payload, **claims}, issuer._key, algorithm="RS256", headers={"kid": KEY_ID})
+
+
+async def test_a_client_with_the_scope_is_a_service(issuer: DevIssuer) -> None:
+    verifier = TokenVerifier(
+        PinnedKeys(issuer.jwks_file), issuer=ISSUER, client_ids=[CLIENT_ID], service_scope="followup-ml/predict"
+    )
+    service = await verifier.verify(client_credentials(issuer, "other/thing followup-ml/predict"))
+    assert (service.subject, service.roles, service.login) == (CLIENT_ID, {Role.SERVICE}, None)
+    for scope in ("", "followup-ml", "followup-ml/predict2", "xfollowup-ml/predict", "FOLLOWUP-ML/PREDICT"):
+        assert (await verifier.verify(client_credentials(issuer, scope))).roles == set()
+
+
+async def test_a_persons_token_with_that_scope_is_not_a_service(issuer: DevIssuer) -> None:
+    verifier = TokenVerifier(
+        PinnedKeys(issuer.jwks_file), issuer=ISSUER, client_ids=[CLIENT_ID], service_scope="followup-ml/predict"
+    )
+    scope = "openid followup-ml/predict"
+    person = await verifier.verify(issuer.token(["patient"], "sub-1", scope=scope))
+    assert person.roles == {Role.PATIENT}
+    assert (await verifier.verify(client_credentials(issuer, scope, sub="sub-1"))).roles == set()
+    assert (await verifier.verify(client_credentials(issuer, scope, username="somebody"))).roles == set()
+
+
+async def test_a_login_has_a_name_also_without_origin_jti(verifier: TokenVerifier, issuer: DevIssuer) -> None:
+    now = int(time.time())
+    named = await verifier.verify(issuer.token(["patient"], "sub-1", origin_jti="login-1", auth_time=now - 5000))
+    assert (named.login, named.auth_time) == ("login-1", now - 5000)
+    payload = jwt.decode(issuer.token(["patient"], "sub-1", auth_time=now - 5000), options={"verify_signature": False})
+    del payload["origin_jti"]
+    nameless = jwt.encode(payload, issuer._key, algorithm="RS256", headers={"kid": KEY_ID})
+    assert (await verifier.verify(nameless)).login == f"sub-1@{now - 5000}"
+
+
 async def test_unknown_key_ids_do_not_make_us_fetch_at_the_callers_pace(issuer: DevIssuer) -> None:
     fetched: list[str] = []
     now = [0.0]
@@ -152,7 +225,15 @@ async def test_an_issuer_that_cannot_be_reached_leaves_the_known_keys_good(issue
 
 
 def test_keys_are_never_fetched_in_plain_text_from_afar() -> None:
-    for url in ("http://idp.example/jwks", "file:///etc/passwd", "ftp://x", "http://localhost.evil.example/"):
+    for url in (
+        "http://idp.example/jwks",
+        "file:///etc/passwd",
+        "ftp://x",
+        "http://localhost.evil.example/",
+        "http://127.0.0.1:80@evil.example/",
+        "https://",
+        "",
+    ):
         with pytest.raises(SetupError):
             FetchedKeys(url)
 
