@@ -9,6 +9,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from commands import audit as audit_commands
 from commands import models as models_commands
 from commands.models import Promote, register_stored
 from commands.shared import Json, console, database, explained
@@ -24,6 +25,7 @@ app = typer.Typer(
 train_app = typer.Typer(help="Train a model, save it to the store and register it.", no_args_is_help=True)
 app.add_typer(train_app, name="train")
 app.add_typer(models_commands.app, name="models")
+app.add_typer(audit_commands.app, name="audit")
 
 
 @app.command()

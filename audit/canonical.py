@@ -64,7 +64,10 @@ _EVENT: Final[tuple[tuple[LiteralString, LiteralString], ...]] = (
 PREDICTIONS: Final[LiteralString] = "ml_predictions"
 EVENTS: Final[LiteralString] = "audit_events"
 SOURCES: Final[tuple[LiteralString, ...]] = (PREDICTIONS, EVENTS)
-COLUMNS: Final[Mapping[str, tuple[tuple[LiteralString, LiteralString], ...]]] = {PREDICTIONS: _PREDICTION, EVENTS: _EVENT}
+COLUMNS: Final[Mapping[str, tuple[tuple[LiteralString, LiteralString], ...]]] = {
+    PREDICTIONS: _PREDICTION,
+    EVENTS: _EVENT,
+}
 
 
 def time_text(column: LiteralString) -> LiteralString:
@@ -89,9 +92,7 @@ def selection(source: str, alias: LiteralString = "r") -> LiteralString:
 
 def row(source: str, values: Sequence[Any]) -> Row:
     """The row as JSON carries it, from the values of `selection`."""
-    return {
-        name: _value(value) for (name, _), value in zip(COLUMNS[source], values, strict=True) if value is not None
-    }
+    return {name: _value(value) for (name, _), value in zip(COLUMNS[source], values, strict=True) if value is not None}
 
 
 def leaf_bytes(source: str, canonical_row: Row) -> bytes:

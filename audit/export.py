@@ -8,6 +8,7 @@ import base64
 import json
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Final, LiteralString
 
 from sqlalchemy import Connection
@@ -98,13 +99,13 @@ def export(
     yield header(leaves, verifier_key)
     for first in range(0, leaves, CHUNK_ROWS):
         end = min(first + CHUNK_ROWS, leaves)
-        yield from read(lambda connection, first=first, end=end: sealed_chunk(connection, first, end))
+        yield from read(partial(sealed_chunk, first=first, end=end))
         progress(end, leaves)
     unsealed = 0
     for source in (PREDICTIONS, EVENTS):
         after = None
         while True:
-            chunk = read(lambda connection, s=source, a=after: unsealed_chunk(connection, s, leaves, a))
+            chunk = read(partial(unsealed_chunk, source=source, size=leaves, after=after))
             yield from (line for _, _, line in chunk)
             unsealed += len(chunk)
             if len(chunk) < CHUNK_ROWS:

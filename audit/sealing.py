@@ -47,7 +47,7 @@ WITH sealable AS (
 SELECT (SELECT xid::text::bigint FROM sealable ORDER BY xid LIMIT 1),
        (SELECT xid::text::bigint FROM sealable ORDER BY xid OFFSET %(rows)s LIMIT 1)
 """
-_NODES: Final[LiteralString] = """
+NODES: Final[LiteralString] = """
 SELECT level, position, node_hash FROM audit_nodes
 WHERE (level, position) IN (SELECT * FROM unnest(%(levels)s::smallint[], %(positions)s::bigint[]))
 UNION ALL
@@ -93,7 +93,7 @@ def load_nodes(connection: Connection[Any], nodes: list[Node]) -> dict[Node, byt
         "positions": [node.position for node in inner],
         "leaves": [node.position for node in nodes if node.level == 0],
     }
-    found = connection.execute(_NODES, parameters)
+    found = connection.execute(NODES, parameters)
     return {Node(level, position): bytes(hashed) for level, position, hashed in found}
 
 
@@ -123,7 +123,9 @@ class Sealer:
                 return self._pass()
         except psycopg.errors.UniqueViolation as error:
             if error.diag.constraint_name == "uq_audit_leaves_row_id_source":
-                log.error("sealer: a row has the id of one that is sealed already; nothing is sealed until that is settled")
+                log.error(
+                    "sealer: a row has the id of one that is sealed already; nothing is sealed until that is settled"
+                )
             # Another sealer was faster: its commit came after our snapshot.
             raise AnotherSealer from error
 

@@ -203,7 +203,7 @@ class Key:
 
     def read(self, note: Any) -> Statement:
         """What a note says. Raises Malformed unless this key signed it and it is a checkpoint of this log."""
-        if not isinstance(note, str) or note.count("\n\n") != 1:
+        if not isinstance(note, str) or note.count("\n\n") != 1 or not note.endswith("\n"):
             raise Malformed("it has not the form of a checkpoint")
         body, signatures = note.split("\n\n")
         body += "\n"

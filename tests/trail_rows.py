@@ -62,7 +62,7 @@ def event(**changes: Any) -> dict[str, Any]:
         "target": random.choice([None, str(uuid.uuid4())]),
         "purpose_of_use": "CAREMGT",
         "ip_address": random.choice([None, "2001:db8::7"]),
-        "user_agent": "Tést \u2603 \"quoted\"\\",
+        "user_agent": 'Tést \u2603 "quoted"\\',
         "key_id": random.choice([None, NOBODY]),
         "detail": random.choice([None, os.urandom(30)]),
         "latency_ms": 1.5,

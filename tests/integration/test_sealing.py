@@ -179,7 +179,8 @@ def test_a_tree_that_was_tampered_with_is_not_sealed_further(
         "UPDATE audit_checkpoints SET horizon = horizon - 1 WHERE tree_size = 20",
         "UPDATE audit_checkpoints SET note = replace(note, 'time 2', 'time 1') WHERE tree_size = 20",
         "DELETE FROM audit_checkpoints",
-        "INSERT INTO audit_leaves SELECT 20, source, created_at, gen_random_uuid(), leaf_hash FROM audit_leaves LIMIT 1",
+        "INSERT INTO audit_leaves SELECT 20, source, created_at, gen_random_uuid(), leaf_hash FROM audit_leaves"
+        " LIMIT 1",
     ):
         with psycopg.connect(postgres.url("postgres", name_of(database_url)), autocommit=True) as superuser:
             superuser.execute("SET session_replication_role = replica")
@@ -284,7 +285,10 @@ def test_a_sealer_killed_at_any_moment_leaves_no_gap(
     total = 0
     for round_number in range(6):
         process = subprocess.Popen(
-            [sys.executable, "-c", program, sealer_url, key], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+            [sys.executable, "-c", program, sealer_url, key],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
         )
         assert process.stdout is not None
         process.stdout.readline()
