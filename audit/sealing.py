@@ -244,7 +244,7 @@ def connect(database_url: str) -> Connection[Any]:
 
 
 def run(database_url: str, signer: Signer, stop: threading.Event, *, every_s: float) -> None:
-    """Seal until `stop` is set. Comes back by itself when PostgreSQL was away. Raises SetupError when it must not go on."""
+    """Seal until `stop` is set. Comes back when PostgreSQL was away. Raises SetupError when it must not go on."""
     connection: Connection[Any] | None = None
     sealer: Sealer | None = None
     alarmed_at = float("-inf")

@@ -99,7 +99,7 @@ def _text(value: str) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def canonical(value: Any) -> str:
+def canonical(value: Any) -> str:  # noqa: PLR0911 - one for each kind of JSON
     """JSON in its one canonical form (RFC 8785). Raises Malformed."""
     if value is None:
         return "null"

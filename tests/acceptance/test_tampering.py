@@ -44,7 +44,7 @@ def any_row(connection: Connection, chance: Chance, table: str) -> tuple[Any, An
     return tuple(chance.choice(rows))  # type: ignore[return-value]
 
 
-def changed(name: str, kind: str, before: Any, chance: Chance) -> Any:
+def changed(name: str, kind: str, before: Any, chance: Chance) -> Any:  # noqa: PLR0911
     """Another value of the column's own type; of bytes one bit."""
     if isinstance(before, bytes):
         position = chance.randrange(len(before) * 8)
@@ -130,7 +130,8 @@ def insert(connection: Connection, chance: Chance) -> str:
             statement = "INSERT INTO audit_leaves VALUES (%s, %s, %s, %s, %s)"
             execute(connection, statement, size, table, made["created_at"], made["id"], hashed)
         else:
-            statement = "UPDATE audit_leaves SET source = %s, created_at = %s, row_id = %s, leaf_hash = %s WHERE leaf_index = %s"
+            columns = "source = %s, created_at = %s, row_id = %s, leaf_hash = %s"
+            statement = f"UPDATE audit_leaves SET {columns} WHERE leaf_index = %s"
             execute(connection, statement, table, made["created_at"], made["id"], hashed, chance.randrange(size))
     return kind
 
