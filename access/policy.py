@@ -20,6 +20,8 @@ class Action(StrEnum):
     READ_STATS = "read stats"
     READ_METRICS = "read metrics"
     READ_CONTRACT = "read contract"
+    READ_AUDIT = "read audit"
+    VERIFY_AUDIT = "verify audit"
 
 
 _EVERYBODY: Final = frozenset(Role)
@@ -30,6 +32,8 @@ _ALLOWED: Final[dict[Action, frozenset[Role]]] = {
     Action.READ_STATS: _EVERYBODY - {Role.PATIENT},
     Action.READ_METRICS: frozenset({Role.ADMIN, Role.SERVICE}),
     Action.READ_CONTRACT: _EVERYBODY,
+    Action.READ_AUDIT: frozenset({Role.PATIENT, Role.CLINICIAN, Role.AUDITOR}),  # each their own log, auditors all
+    Action.VERIFY_AUDIT: frozenset({Role.AUDITOR}),
 }
 
 

@@ -1,7 +1,7 @@
 """The Merkle tree of RFC 6962: roots, proofs that a leaf is in a tree, proofs that a tree begins a later one.
 
 Pure arithmetic and SHA-256. Where hashes are kept is somebody else's business: a proof says which complete subtrees it
-needs, and a lookup gives their hashes. The hash of a complete subtree never changes again, so it may be stored for good.
+needs, and a lookup gives their hashes. The hash of a complete subtree never changes, so it may be stored for good.
 """
 
 import hashlib

@@ -11,15 +11,9 @@ from audit.canonical import PREDICTIONS, leaf_bytes, row, selection
 from audit.merkle import Node
 from audit.record import created_at
 from audit.sealing import NODES, OLDEST_UNSEALED
-from errors import InternalFault, NotFound, Unavailable
+from errors import InternalFault, NotFound, NotSealedYet
 
 _CHECKPOINT: Final[LiteralString] = "SELECT tree_size, note FROM audit_checkpoints"
-
-
-class NotSealedYet(Unavailable):
-    """The record is not sealed yet."""
-
-    slug = "not-sealed-yet"
 
 
 def see_everything(connection: Connection) -> None:

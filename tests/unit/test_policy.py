@@ -7,19 +7,27 @@ from access.principal import Principal, Role
 from errors import Forbidden
 
 ALLOWED = {
-    Role.PATIENT: {Action.PREDICT, Action.READ_PREDICTIONS, Action.READ_CONTRACT},
+    Role.PATIENT: {Action.PREDICT, Action.READ_PREDICTIONS, Action.READ_CONTRACT, Action.READ_AUDIT},
     Role.CLINICIAN: {
         Action.PREDICT,
         Action.READ_PREDICTIONS,
         Action.READ_MODELS,
         Action.READ_STATS,
         Action.READ_CONTRACT,
+        Action.READ_AUDIT,
     },
     Role.ML_ENGINEER: {Action.READ_MODELS, Action.READ_STATS, Action.READ_CONTRACT},
     Role.APPROVER: {Action.READ_MODELS, Action.READ_STATS, Action.READ_CONTRACT},
-    Role.AUDITOR: {Action.READ_PREDICTIONS, Action.READ_MODELS, Action.READ_STATS, Action.READ_CONTRACT},
+    Role.AUDITOR: {
+        Action.READ_PREDICTIONS,
+        Action.READ_MODELS,
+        Action.READ_STATS,
+        Action.READ_CONTRACT,
+        Action.READ_AUDIT,
+        Action.VERIFY_AUDIT,
+    },
     Role.ADMIN: {Action.READ_MODELS, Action.READ_STATS, Action.READ_METRICS, Action.READ_CONTRACT},
-    Role.SERVICE: set(Action),
+    Role.SERVICE: set(Action) - {Action.READ_AUDIT, Action.VERIFY_AUDIT},
 }
 
 
