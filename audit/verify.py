@@ -76,6 +76,8 @@ def number(value: float) -> str:
         raise Malformed("a number is not finite")
     if value == 0:
         return "0"
+    if 1e-4 <= abs(value) < 1e16:  # here Python and ECMAScript differ in the end of whole numbers only
+        return repr(value).removesuffix(".0")
     sign, digits, exponent = Decimal(repr(value)).as_tuple()
     assert isinstance(exponent, int)
     text = "".join(map(str, digits)).rstrip("0")
@@ -92,10 +94,11 @@ def number(value: float) -> str:
 
 
 def _text(value: str) -> str:
-    try:
-        value.encode("utf-16-le")
-    except UnicodeEncodeError as error:
-        raise Malformed("a text has half a character") from error
+    if not value.isascii():
+        try:
+            value.encode("utf-16-le")
+        except UnicodeEncodeError as error:
+            raise Malformed("a text has half a character") from error
     return json.dumps(value, ensure_ascii=False)
 
 
@@ -114,7 +117,8 @@ def canonical(value: Any) -> str:  # noqa: PLR0911 - one for each kind of JSON
     if isinstance(value, list):
         return f"[{','.join(map(canonical, value))}]"
     if isinstance(value, dict):
-        names = sorted(value, key=lambda name: name.encode("utf-16-be", "surrogatepass"))
+        plain = all(map(str.isascii, value))
+        names = sorted(value) if plain else sorted(value, key=lambda name: name.encode("utf-16-be", "surrogatepass"))
         return "{" + ",".join(f"{_text(name)}:{canonical(value[name])}" for name in names) + "}"
     raise Malformed("a value is none of JSON's")
 

@@ -72,11 +72,18 @@ def _verifier_key() -> str | None:
 
 @app.command("export")
 @explained
-def write_export(file: Target) -> None:
+def write_export(
+    file: Target,
+    fhir: Annotated[bool, typer.Option("--fhir", help="The log alone, as FHIR R4 AuditEvents.")] = False,
+) -> None:
     """Write the whole trail with its tree and checkpoints; `followup audit verify` takes it anywhere."""
+    from datetime import UTC, datetime
+
     from rich.progress import Progress
 
+    from audit.events import whole_log
     from audit.export import encode, export
+    from audit.fhir import audit_event
 
     part = file.with_name(f".{file.name}.part")
     with database() as engine:
@@ -89,8 +96,10 @@ def write_export(file: Target) -> None:
             task = progress.add_task("records", total=None)
             show = lambda done, total: progress.update(task, completed=done, total=total)  # noqa: E731
             with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as output:
-                for line in export(read, _verifier_key(), show):
-                    output.write(encode(line))
+                if fhir:
+                    output.writelines(encode(audit_event(entry)) for entry in whole_log(read, datetime.now(UTC)))
+                else:
+                    output.writelines(map(encode, export(read, _verifier_key(), show)))
     part.replace(file)
 
 
