@@ -94,23 +94,31 @@ def page(
 
 
 def oldest_first(
-    connection: Connection, after: tuple[datetime, UUID] | None, until: datetime, *, rows: int = _CHUNK_ROWS
+    connection: Connection,
+    after: tuple[datetime, UUID] | None,
+    until: datetime,
+    patient_id: str | None = None,
+    *,
+    rows: int = _CHUNK_ROWS,
 ) -> list[dict[str, Any]]:
     """A part of the whole log, from behind `after`, for exports and reports."""
     LogReader(everything=True).enter(connection)
     key: LiteralString = " AND (created_at, id) > (%(at)s, %(last)s)" if after else ""
-    parameters: dict[str, Any] = {"until": until, "rows": rows}
+    key += " AND patient_id = %(patient_id)s" if patient_id is not None else ""
+    parameters: dict[str, Any] = {"until": until, "rows": rows, "patient_id": patient_id}
     if after is not None:
         parameters["at"], parameters["last"] = after
     query = _BOTH.format(where=f"created_at < %(until)s{key}", way="ASC")
     return [dict(row) for row in connection.exec_driver_sql(query, parameters).mappings()]
 
 
-def whole_log(read: Any, until: datetime, since: datetime | None = None) -> Iterator[dict[str, Any]]:
-    """Everything from `since` to before `until`, oldest first, each chunk by a `read` of its own."""
+def whole_log(
+    read: Any, until: datetime, since: datetime | None = None, patient_id: str | None = None
+) -> Iterator[dict[str, Any]]:
+    """Everything (about one patient, where one is named) from `since` to before `until`, oldest first, in chunks."""
     after = None if since is None else (since, UUID(int=0))
     while True:
-        chunk = read(lambda connection, after=after: oldest_first(connection, after, until))
+        chunk = read(lambda connection, after=after: oldest_first(connection, after, until, patient_id))
         yield from chunk
         if len(chunk) < _CHUNK_ROWS:
             return

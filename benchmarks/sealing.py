@@ -26,8 +26,8 @@ from embedded.postgres import EmbeddedPostgres
 ROWS_A_COMMIT = 50
 FILL = """
 INSERT INTO ml_predictions (created_at, id, request_id, route, model_id, model_name, model_version, model_digest,
-    variant, principal, roles, client_id, patient_id, purpose_of_use, ip_address, user_agent, key_id, input, result, confidence,
-    cache_hit, inference_time_ms, latency_ms)
+    variant, principal, roles, client_id, patient_id, purpose_of_use, ip_address, user_agent, key_id, input, result,
+    confidence, cache_hit, inference_time_ms, latency_ms)
 SELECT clock_timestamp(), gen_random_uuid(), gen_random_uuid(), '/api/v1/ml/predict', 1, 'clinical_ner', 'v1',
     repeat('d', 64), 'champion', gen_random_uuid()::text, 'clinician', 'app', gen_random_uuid()::text, 'CAREMGT',
     '192.0.2.7', 'benchmark/1', gen_random_uuid(), sha256(random()::text::bytea) || sha256('a'),

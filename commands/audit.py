@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from commands.shared import Json, console, database, explained
+from errors import SetupError
 
 app = typer.Typer(help="The audit trail: seal, prove, verify, export, report.", no_args_is_help=True)
 Target = Annotated[Path, typer.Argument(help="File to write.")]
@@ -78,6 +79,7 @@ def write_export(
 ) -> None:
     """Write the whole trail with its tree and checkpoints; `followup audit verify` takes it anywhere."""
     from datetime import UTC, datetime
+    from functools import partial
 
     from rich.progress import Progress
 
@@ -87,11 +89,7 @@ def write_export(
 
     part = file.with_name(f".{file.name}.part")
     with database() as engine:
-
-        def read(work: Any) -> Any:
-            with engine.connect() as connection:
-                return work(connection)
-
+        read = partial(_read, engine)
         with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
             task = progress.add_task("records", total=None)
             show = lambda done, total: progress.update(task, completed=done, total=total)  # noqa: E731
@@ -133,3 +131,114 @@ def prove(prediction_id: Annotated[str, typer.Argument(help="The prediction's id
         raise NotFound("There is no such prediction.") from error
     with database() as engine, engine.connect() as connection:
         print(json.dumps(inclusion(connection, identity), indent=2))
+
+
+@app.command()
+@explained
+def report(
+    week: Annotated[str, typer.Option(help="ISO 8601 week, as 2026-W48.")],
+    as_json: Json = False,
+) -> None:
+    """The week's activity review, signed as a note with the seal key; --json prints it unsigned, for machines."""
+    from functools import partial
+
+    from audit.checkpoint import Signer
+    from audit.events import whole_log
+    from audit.report import activity, activity_markdown, week_bounds
+    from settings import load_sealer_settings
+
+    begins, ends = week_bounds(week)
+    with database() as engine:
+        review = activity(week, whole_log(partial(_read, engine), ends, begins))
+    if as_json:
+        print(json.dumps(review, indent=2))
+        return
+    settings = load_sealer_settings()
+    signer = Signer.load(settings.key_file, settings.audit_origin)
+    print(signer.sign(activity_markdown(review)), end="")
+
+
+@app.command()
+@explained
+def disclosures(
+    patient: Annotated[str, typer.Argument(help="The patient's id.")],
+    as_json: Json = False,
+) -> None:
+    """To whom something about a patient was shown in the last six years: date, recipient, what, why."""
+    from datetime import UTC, datetime, timedelta
+    from functools import partial
+
+    from rich.table import Table
+
+    from audit.events import whole_log
+    from audit.report import disclosures as account
+
+    now = datetime.now(UTC)
+    with database() as engine:
+        found = account(patient, whole_log(partial(_read, engine), now, now - timedelta(days=6 * 365 + 2), patient))
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return
+    table = Table("date", "recipient", "what", "why", box=None)
+    for shown in found:
+        table.add_row(*shown.values())
+    console.print(table)
+
+
+def _read(engine: Any, work: Any) -> Any:
+    with engine.connect() as connection:
+        return work(connection)
+
+
+@app.command()
+@explained
+def archive(
+    before: Annotated[str, typer.Option(help="Every month before this one, as 2020-11.")],
+    to: Annotated[Path, typer.Option(help="Folder of the archives.")],
+) -> None:
+    """Move months older than six years from the database into encrypted archives; DATABASE_URL must be the owner's."""
+    from audit.envelope import Envelope, derive, root_key
+    from audit.retention import archive as archive_months
+
+    with database() as engine:
+        if "ENCRYPTION_KEY" not in os.environ:
+            raise SetupError("Not set: ENCRYPTION_KEY. Archives are encrypted with it.")
+        envelope = Envelope(derive(root_key(os.environ["ENCRYPTION_KEY"]), "archives"))
+        done = archive_months(
+            engine,
+            before,
+            to,
+            seal=lambda plain: envelope.seal(plain, "archive"),
+            unseal=lambda sealed: envelope.open(sealed, "archive"),
+            by=_operator(),
+        )
+        for month in done:
+            console.print(f"{month.partition}: {month.rows} rows in {month.file}", highlight=False, soft_wrap=True)
+
+
+Patient = Annotated[str, typer.Argument(help="The patient's id, or `everybody`.")]
+
+
+@app.command()
+@explained
+def hold(patient: Patient, reason: Annotated[str, typer.Option(help="Why; kept as it is, so name nobody.")]) -> None:
+    """Legal hold: from now on nothing of this patient is erased or archived."""
+    from audit.retention import place_hold
+
+    with database() as engine, engine.begin() as connection:
+        place_hold(connection, None if patient == "everybody" else patient, reason, by=_operator())
+
+
+@app.command()
+@explained
+def release(patient: Patient) -> None:
+    """End the legal holds on this patient."""
+    from audit.retention import release_holds
+
+    with database() as engine, engine.begin() as connection:
+        if not release_holds(connection, None if patient == "everybody" else patient, by=_operator()):
+            raise SetupError("There is no such legal hold.")
+
+
+def _operator() -> str:
+    return f"cli:{os.environ.get('USER', 'unknown')}"

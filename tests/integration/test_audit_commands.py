@@ -6,10 +6,13 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import psycopg
 
+from audit.checkpoint import Verifier
+from audit.envelope import new_root_key
 from embedded.postgres import EmbeddedPostgres
 from tests.trail_rows import fill
 
@@ -28,6 +31,7 @@ def test_from_a_key_to_a_verified_export(postgres: EmbeddedPostgres, database_ur
         "AUDIT_SEAL_EVERY_MS": "50",
         "AUDIT_ANCHOR": f"dir:{anchors}",
         "AUDIT_ANCHOR_EVERY_S": "0.2",
+        "ENCRYPTION_KEY": new_root_key(),
     }
 
     def followup(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -68,5 +72,15 @@ def test_from_a_key_to_a_verified_export(postgres: EmbeddedPostgres, database_ur
     proof = json.loads(followup("prove", str(row[0])).stdout)
     assert proof["tree_size"] == 60
     assert followup("prove", "nonsense").returncode == 1
+    assert followup("hold", "patient-1", "--reason", "a lawsuit").returncode == 0
+    assert followup("release", "patient-1").returncode == 0
+    assert followup("release", "patient-1").returncode == 1
+    year, week, _ = datetime.now(UTC).isocalendar()
+    signed = followup("report", "--week", f"{year}-W{week:02d}").stdout
+    assert Verifier.parse(key).open(signed).startswith("# Activity review")
+    assert json.loads(followup("report", "--week", f"{year}-W{week:02d}", "--json").stdout)["total"] == 62
+    assert len(json.loads(followup("disclosures", "patient-1", "--json").stdout)) >= 30
+    early = followup("archive", "--before", f"{year}-01", "--to", tmp_path)
+    assert (early.returncode, "6 years" in early.stderr) == (1, True)
     assert followup("export", "--fhir", file).returncode == 0
-    assert len(file.read_text().splitlines()) == 60
+    assert len(file.read_text().splitlines()) == 62

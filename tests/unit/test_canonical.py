@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from audit import verify
+from audit import retention, verify
 from audit.canonical import COLUMNS, leaf_bytes
 from audit.checkpoint import BadNote, Checkpoint, Signer, Verifier, new_key
 from audit.merkle import leaf_hash
@@ -88,6 +88,10 @@ def test_a_leaf_holds_every_column_but_the_transaction() -> None:
     for model in (PredictionRecord, AuditEvent):
         names = [column.name for column in model.__table__.columns]
         assert [name for name, _ in COLUMNS[model.__tablename__]] == [name for name in names if name != "xid"]
+
+
+def test_the_verifier_knows_archives_by_the_words_of_the_trail() -> None:
+    assert (verify.ARCHIVED, verify.RETENTION_YEARS) == (retention.ARCHIVED, retention.RETENTION_YEARS)
 
 
 def test_writer_and_verifier_hash_the_same() -> None:
