@@ -1,8 +1,8 @@
 """Six years of retention (45 CFR 164.316(b)(2)), and what stands against erasing earlier or at all: legal holds.
 
 A month that is due is written to an encrypted archive, read back and verified, and only then dropped. Its leaves stay,
-so that every proof stays valid; an event in the trail says that it was archived, which is why a verifier does not take its
-rows for deleted.
+so that every proof stays valid; an event in the trail says that it was archived, which is why a verifier does not take
+its rows for deleted.
 """
 
 import json

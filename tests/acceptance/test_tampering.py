@@ -21,7 +21,7 @@ from sqlalchemy import Connection
 
 from audit import verify
 from audit.canonical import COLUMNS, leaf_bytes, row, selection
-from audit.checkpoint import Checkpoint
+from audit.checkpoint import Checkpoint, Signer
 from audit.export import encode, export
 from audit.merkle import Frontier, leaf_hash
 from audit.sealing import Sealer, connect
@@ -169,23 +169,23 @@ def truncate(connection: Connection, chance: Chance) -> str:
 
 
 def rewrite(connection: Connection, chance: Chance) -> str:
-    """A row, its leaf and every checkpoint behind it, the last ones signed with a key of the tamperer's own."""
+    """A row, its leaf and every checkpoint, signed with a key of the tamperer's own or with the stolen one."""
     flip_and_forge_the_leaf(connection, chance)
     frontier = Frontier()
     roots = {}
     for index, hashed in execute(connection, "SELECT leaf_index, leaf_hash FROM audit_leaves ORDER BY 1").fetchall():
         frontier.append(hashed)
         roots[index + 1] = frontier.root
-    forger = make_signer(Path(FORGER_FOLDER[0]))
+    forger = chance.choice(SIGNERS)
     for size, note in execute(connection, "SELECT tree_size, note FROM audit_checkpoints").fetchall():
         said = Checkpoint.parse(note.rpartition("\n\n")[0] + "\n")
         forged = forger.sign(Checkpoint(said.origin, size, roots[size], said.time, said.horizon).body)
         statement = "UPDATE audit_checkpoints SET root_hash = %s, note = %s WHERE tree_size = %s"
         execute(connection, statement, roots[size], forged, size)
-    return "all checkpoints"
+    return "with the stolen key" if forger is SIGNERS[0] else "with another key"
 
 
-FORGER_FOLDER: list[str] = []
+SIGNERS: Final[list[Signer]] = []  # the true one, a forger's
 KINDS: Final[tuple[Callable[[Connection, Chance], str], ...]] = (
     flip,
     flip_and_forge_the_leaf,
@@ -210,7 +210,7 @@ def test_every_tampering_by_a_superuser_is_found(
     name = database_url.rpartition("/")[2].partition("?")[0]
     fill(postgres.url("followup_app", name), 90, 60)
     signer = make_signer(tmp_path)
-    FORGER_FOLDER[:] = [str(tmp_path)]
+    SIGNERS[:] = [signer, make_signer(tmp_path)]
     with connect(postgres.url("followup_sealer", name)) as connection:
         assert Sealer(connection, signer, chunk_rows=20).seal_all() == 150
     with psycopg.connect(database_url) as connection:

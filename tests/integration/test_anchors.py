@@ -109,7 +109,7 @@ def test_a_folder_takes_each_size_once(tmp_path: Path) -> None:
         DirectoryAnchor(tmp_path / "none").put(8, "note\n")
 
 
-@pytest.mark.parametrize("text", ["dir:/none/there", "s3://", "ftp://x", "/tmp"])
+@pytest.mark.parametrize("text", ["dir:/none/there", "s3://", "ftp://x", "/anchors"])
 def test_a_place_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(SetupError):
         anchor_place(text)
