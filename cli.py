@@ -11,6 +11,7 @@ import typer
 
 from commands import access as access_commands
 from commands import agreements as agreements_commands
+from commands import audit as audit_commands
 from commands import keys as keys_commands
 from commands import models as models_commands
 from commands.models import Promote, registering
@@ -30,6 +31,7 @@ app.add_typer(models_commands.app, name="models")
 app.add_typer(access_commands.app, name="access")
 app.add_typer(keys_commands.app, name="keys")
 app.add_typer(agreements_commands.app, name="agreements")
+app.add_typer(audit_commands.app, name="audit")
 
 
 @app.command()

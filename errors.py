@@ -9,7 +9,8 @@
     │   └── UnknownModel        404
     ├── MethodNotAllowed        405
     ├── Conflict                409
-    │   └── IdempotencyConflict 409
+    │   ├── IdempotencyConflict 409
+    │   └── NotSealedYet        409, with Retry-After
     ├── BodyTooLarge            413
     ├── NotJson                 415
     ├── TooManyRequests         429, with Retry-After
@@ -120,6 +121,12 @@ class IdempotencyConflict(Conflict):
     """This Idempotency-Key was used with another body."""
 
     slug = "idempotency-conflict"
+
+
+class NotSealedYet(Conflict):
+    """The record is not sealed yet."""
+
+    slug = "not-sealed-yet"
 
 
 class BodyTooLarge(FollowupError):

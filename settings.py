@@ -6,7 +6,7 @@ orchestrators hand over secrets). docs/settings.md lists them all; a test fails 
 
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
@@ -15,6 +15,7 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 
 from errors import SetupError
 
+S = TypeVar("S", bound=BaseSettings)
 Mode = Literal["demo", "production"]
 
 
@@ -183,10 +184,68 @@ class Settings(BaseSettings):
         return (init_settings, FileSource(settings_cls), env_settings)
 
 
+class SealerSettings(BaseSettings):
+    """The settings of the sealer's process, which has a key that the server never has and none of the server's."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+
+    sealer_database_url: SecretStr = Field(
+        SecretStr(""), description="The database as the sealer's role; default: DATABASE_URL."
+    )
+    database_url: SecretStr = Field(SecretStr(""), description="PostgreSQL, postgresql://user:password@host/db.")
+    seal_key_file: str = Field(
+        "", description="PEM file of the key that signs checkpoints and reports; `followup audit new-key` makes one."
+    )
+    audit_origin: str = Field(
+        "followup-ml", min_length=1, max_length=128, description="Name of this audit log and of its signing key."
+    )
+    audit_seal_every_ms: int = Field(500, ge=10, le=1000, description="How often new records are sealed, milliseconds.")
+    audit_anchor: str = Field(
+        "", description="Where checkpoints are anchored: dir:/path or s3://bucket/prefix; empty: nowhere."
+    )
+    audit_anchor_every_s: float = Field(60.0, gt=0, le=86_400, description="How often they are, seconds.")
+    audit_anchor_s3_endpoint: str = Field("", description="Address of an S3 that is not AWS.")
+
+    @property
+    def url(self) -> str:
+        """Raises SetupError when there is none."""
+        url = self.sealer_database_url.get_secret_value() or self.database_url.get_secret_value()
+        if not url:
+            raise SetupError("Not set: SEALER_DATABASE_URL. docs/settings.md says what it is.")
+        return url
+
+    @property
+    def key_file(self) -> Path:
+        """Raises SetupError when there is none."""
+        if not self.seal_key_file:
+            raise SetupError("Not set: SEAL_KEY_FILE. `followup audit new-key FILE` makes a key.")
+        return Path(self.seal_key_file)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings, FileSource(settings_cls), env_settings)
+
+
 def load_settings(**overrides: Any) -> Settings:
     """The settings of the environment. Raises SetupError that names what is missing or wrong, never a value."""
+    return _loaded(Settings, overrides)
+
+
+def load_sealer_settings(**overrides: Any) -> SealerSettings:
+    """As `load_settings`, for the sealer's process."""
+    return _loaded(SealerSettings, overrides)
+
+
+def _loaded(kind: type[S], overrides: dict[str, Any]) -> S:
     try:
-        return Settings(**overrides)
+        return kind(**overrides)
     except ValidationError as error:
         faults = "; ".join(
             f"{'.'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors(include_input=False)

@@ -20,12 +20,10 @@ class Action(StrEnum):
     REGISTER_MODELS = "register models"
     APPROVE_MODELS = "approve models"
     PROMOTE_MODELS = "promote models"
-    READ_OWN_LOG = "read own log"
     READ_AUDIT = "read audit"
     VERIFY_AUDIT = "verify audit"
     EXPORT_AUDIT = "export audit"
     CONFIGURE = "configure"
-    READ_CONFIGURATION_EVENTS = "read configuration events"
     READ_STATS = "read stats"
     READ_METRICS = "read metrics"
     READ_CONTRACT = "read contract"
@@ -56,9 +54,12 @@ _PATIENTS: Final[dict[Action, dict[Role, frozenset[Relation]]]] = {
     },
     Action.AMEND: {Role.PATIENT: frozenset({Relation.OWN}), Role.CLINICIAN: _TREATS},
     Action.BREAK_GLASS: {Role.CLINICIAN: frozenset(Relation) - {Relation.NOBODY}},
-    Action.READ_OWN_LOG: {
+    # Patients what happened to their records, clinicians what they did, administrators what was configured.
+    Action.READ_AUDIT: {
         Role.PATIENT: frozenset({Relation.OWN}),
         Role.CLINICIAN: frozenset({Relation.OWN}),
+        Role.ADMIN: frozenset({Relation.NOBODY}),
+        Role.AUDITOR: frozenset(Relation),
     },
 }
 
@@ -70,11 +71,9 @@ _THINGS: Final[dict[Action, frozenset[Role]]] = {
     Action.REGISTER_MODELS: frozenset({Role.ML_ENGINEER}),
     Action.APPROVE_MODELS: frozenset({Role.APPROVER}),
     Action.PROMOTE_MODELS: frozenset({Role.APPROVER}),
-    Action.READ_AUDIT: frozenset({Role.AUDITOR}),
     Action.VERIFY_AUDIT: frozenset({Role.AUDITOR}),
     Action.EXPORT_AUDIT: frozenset({Role.AUDITOR}),
     Action.CONFIGURE: frozenset({Role.ADMIN}),
-    Action.READ_CONFIGURATION_EVENTS: frozenset({Role.ADMIN}),
     Action.READ_STATS: _PEOPLE - {Role.PATIENT},
     Action.READ_METRICS: frozenset({Role.ADMIN, Role.SERVICE}),
     Action.READ_CONTRACT: frozenset(Role),

@@ -7,15 +7,39 @@ random surrogate that is new in each export and kept nowhere.
 
 import secrets
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Any, Final
 
 import orjson
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncEngine
 
+from audit.data_keys import DataKeys
+from audit.record import sealed_column
 from clinical.vitals import FEATURE_NAMES
+from database.tables import PredictionRecord
 
 _SURROGATE_BYTES: Final = 12
+_CHUNK_ROWS: Final = 500
+_ROW: Final = PredictionRecord.__table__.c
+
+
+async def opened_records(engine: AsyncEngine, keys: DataKeys) -> AsyncIterator[dict[str, Any]]:
+    """All records whose content can still be read, as `research_lines` takes them."""
+    names = ("id", "key_id", "patient_id", "created_at", "model_name", "model_version", "input", "result")
+    async with engine.connect() as connection:
+        rows = await connection.stream(select(*(_ROW[name] for name in names)))
+        async for chunk in rows.mappings().partitions(_CHUNK_ROWS):
+            opening = await keys.by_id({row["key_id"] for row in chunk})
+            for row in chunk:
+                if (key := opening.get(row["key_id"])) is None:
+                    continue
+                content = {
+                    name: orjson.loads(key.open(row[name], sealed_column(name, row["id"])))
+                    for name in ("input", "result")
+                }
+                yield {**{name: row[name] for name in names[2:6]}, **content}
 
 
 def research_lines(records: Iterable[Mapping[str, Any]]) -> Iterator[bytes]:

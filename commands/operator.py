@@ -9,7 +9,7 @@ import os
 import platform
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -33,6 +33,7 @@ class Operator:
     engine: Engine
     settings: "Settings"
     key: "SigningKey"
+    archive_key: bytes
 
     @property
     def signer(self) -> "Signer":
@@ -81,8 +82,8 @@ def operating(*roles: "Role") -> Iterator[Operator]:
     with database() as engine:
         settings = load_settings()
         principal = asyncio.run(_verified(settings, roles))
-        seed = asyncio.run(_seed(settings))
-        yield Operator(principal, engine, settings, SigningKey(lambda: seed))
+        seed, archive_key = asyncio.run(_secrets(settings))
+        yield Operator(principal, engine, settings, SigningKey(lambda: seed), archive_key)
 
 
 def in_demo() -> bool:
@@ -92,7 +93,7 @@ def in_demo() -> bool:
 def demo_operator(operator: Operator, role: "Role") -> Operator:
     """The same with the demo's person of another role. Raises SetupError outside a demo."""
     principal = asyncio.run(_verified(operator.settings, [role], _demo_token(role)))
-    return Operator(principal, operator.engine, operator.settings, operator.key)
+    return replace(operator, principal=principal)
 
 
 async def _verified(settings: "Settings", roles: Sequence["Role"], token: str = "") -> "Principal":
@@ -120,7 +121,7 @@ def _demo_token(role: "Role") -> str:
     return DevIssuer(Path(setting("FOLLOWUP_HOME")) / "issuer").token([role], demo_subject(role))
 
 
-async def _seed(settings: "Settings") -> bytes:
+async def _secrets(settings: "Settings") -> tuple[bytes, bytes]:
     from audit.data_keys import DataKeys
     from bootstrap import key_ring
     from database.engine import open_async_engine
@@ -131,7 +132,7 @@ async def _seed(settings: "Settings") -> bytes:
     keys = DataKeys(engine, key_ring(settings))
     try:
         await keys.open()
-        return keys.secret(signatures.PURPOSE)
+        return keys.secret(signatures.PURPOSE), keys.secret("archives")
     finally:
         await keys.close()
         await engine.dispose()

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from errors import Unavailable
@@ -19,7 +19,8 @@ _abandoned: set[asyncio.Task[Any]] = set()
 
 _STATE: Final = text(
     "SELECT set_config('followup.everything', :everything, true), set_config('followup.author', :author, true),"
-    " set_config('followup.patient', :patient, true), set_config('followup.clinician', :clinician, true)"
+    " set_config('followup.patient', :patient, true), set_config('followup.clinician', :clinician, true),"
+    " set_config('followup.own_log', :own_log, true)"
 )
 
 
@@ -28,21 +29,30 @@ class Sight:
     """Whose eyes a read has: row-level security shows the server's role nothing else.
 
     An author sees what they asked for about nobody in particular, a patient what is about them, a clinician what is
-    about the patients they are related to just now.
+    about the patients they are related to just now. `own_log`: everything that this person did, whomever it was about.
     """
 
     author: str = ""
+    own_log: str = ""
     patient: str = ""
     clinician: str = ""
     everything: bool = False
+
+
+EVERYTHING: Final = Sight(everything=True)
+
+
+def state(connection: Connection, sight: Sight) -> None:
+    """Say for the rest of this transaction whose eyes it has."""
+    values = {"author": sight.author, "patient": sight.patient, "clinician": sight.clinician, "own_log": sight.own_log}
+    connection.execute(_STATE, {**values, "everything": "on" if sight.everything else ""})
 
 
 @asynccontextmanager
 async def seeing(engine: AsyncEngine, sight: Sight) -> AsyncIterator[AsyncConnection]:
     """A transaction that sees what `sight` may see of ml_predictions and audit_events."""
     async with engine.connect() as connection, connection.begin():
-        values = {"author": sight.author, "patient": sight.patient, "clinician": sight.clinician}
-        await connection.execute(_STATE, {**values, "everything": "on" if sight.everything else ""})
+        await connection.run_sync(state, sight)
         yield connection
 
 

@@ -17,7 +17,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from database.reading import Sight, seeing
+from database.reading import EVERYTHING, seeing
 from database.tables import PerformanceLog
 
 log = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ async def performance(engine: AsyncEngine, model_name: str, hours: int) -> dict[
     since = datetime.now(UTC) - timedelta(hours=hours)
     step_s = max(60, hours * 3600 // _MOST_POINTS)
     parameters = {"model": model_name, "since": since}
-    async with seeing(engine, Sight(everything=True)) as connection:
+    async with seeing(engine, EVERYTHING) as connection:
         summary = (await connection.execute(_SUMMARY, parameters)).mappings().one()
         series = (await connection.execute(_SERIES, {**parameters, "step_s": step_s})).mappings().all()
         failures = (await connection.execute(_FAILURES, parameters)).mappings().one()

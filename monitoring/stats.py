@@ -6,7 +6,7 @@ from typing import Any, Final
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from database.reading import Sight, seeing
+from database.reading import EVERYTHING, seeing
 
 _TOTALS: Final = text("""
     SELECT count(*) AS total_predictions,
@@ -20,7 +20,7 @@ _TOTALS: Final = text("""
 async def stats(engine: AsyncEngine, *, active_models: int, redis_enabled: bool) -> dict[str, Any]:
     """Counts over the whole trail; "today" begins at midnight UTC."""
     today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-    async with seeing(engine, Sight(everything=True)) as connection:
+    async with seeing(engine, EVERYTHING) as connection:
         totals = (await connection.execute(_TOTALS, {"today": today})).mappings().one()
     total = totals["total_predictions"]
     average = totals["avg_inference_time_ms"]

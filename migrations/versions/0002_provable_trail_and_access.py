@@ -63,6 +63,7 @@ CREATE VIEW care_relations AS
 MAY_READ = """
     current_setting('followup.everything', true) = 'on'
     OR (principal = current_setting('followup.author', true) AND {unlinked})
+    OR principal = NULLIF(current_setting('followup.own_log', true), '')
     OR patient_id = NULLIF(current_setting('followup.patient', true), '')
     OR patient_id IN (
         SELECT patient_id FROM care_relations WHERE clinician = NULLIF(current_setting('followup.clinician', true), ''))

@@ -32,11 +32,11 @@ break glass      | care team   | - y - - - - -
 break glass      | break-glass | - y - - - - -
 break glass      | other       | - y - - - - -
 break glass      | nobody      | - - - - - - -
-read own log     | own         | y y - - - - -
-read own log     | care team   | - - - - - - -
-read own log     | break-glass | - - - - - - -
-read own log     | other       | - - - - - - -
-read own log     | nobody      | - - - - - - -
+read audit       | own         | y y - - y - -
+read audit       | care team   | - - - - y - -
+read audit       | break-glass | - - - - y - -
+read audit       | other       | - - - - y - -
+read audit       | nobody      | - - - - y y -
 """
 # About no patient: whatever the relation, the answer is the same.
 THINGS = """
@@ -46,11 +46,9 @@ read models               | - y y y y y -
 register models           | - - y - - - -
 approve models            | - - - y - - -
 promote models            | - - - y - - -
-read audit                | - - - - y - -
 verify audit              | - - - - y - -
 export audit              | - - - - y - -
 configure                 | - - - - - y -
-read configuration events | - - - - - y -
 read stats                | - y y y y y -
 read metrics              | - - - - - y y
 read contract             | y y y y y y y

@@ -12,6 +12,11 @@ from api.routing import BASE
 from errors import MethodNotAllowed, NotFound
 
 CONTRACT = {
+    ("GET", "/audit/events"),
+    ("GET", "/audit/checkpoint"),
+    ("GET", "/audit/proof/{prediction_id}"),
+    ("GET", "/audit/consistency"),
+    ("GET", "/audit/export"),
     ("POST", "/predict"),
     ("POST", "/predict/symptom-analysis"),
     ("POST", "/predict/deterioration"),

@@ -1,0 +1,282 @@
+"""`followup audit …`: seal the trail, prove it, verify it, report on it."""
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from commands.shared import Json, console, database, explained
+from errors import SetupError
+
+app = typer.Typer(help="The audit trail: seal, prove, verify, export, report.", no_args_is_help=True)
+Target = Annotated[Path, typer.Argument(help="File to write.")]
+
+
+@app.command("new-key")
+@explained
+def make_key(
+    file: Annotated[Path, typer.Argument(help="Where; never overwritten.")],
+    origin: Annotated[str, typer.Option(envvar="AUDIT_ORIGIN", help="Name of the log and its key.")] = "followup-ml",
+) -> None:
+    """Make the key that signs checkpoints, and print the verifier key to give to whoever verifies."""
+    from audit.checkpoint import Signer, new_key
+
+    new_key(file)
+    print(Signer.load(file, origin).verifier)
+
+
+@app.command()
+@explained
+def seal() -> None:
+    """Seal the trail until stopped: a process of its own, with a database role and a key of its own."""
+    import logging
+    import threading
+
+    from audit.anchor import AnchorThread, anchor_place
+    from audit.checkpoint import Signer
+    from audit.sealing import run
+    from database.engine import libpq_url
+    from settings import load_sealer_settings
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    settings = load_sealer_settings()
+    url = libpq_url(settings.url)
+    signer = Signer.load(settings.key_file, settings.audit_origin)
+    place = anchor_place(settings.audit_anchor, endpoint=settings.audit_anchor_s3_endpoint)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    anchoring = AnchorThread(url, place, stop, every_s=settings.audit_anchor_every_s) if place is not None else None
+    if anchoring is not None:
+        anchoring.start()
+    try:
+        run(url, signer, stop, every_s=settings.audit_seal_every_ms / 1000)
+    finally:
+        stop.set()
+        if anchoring is not None:
+            anchoring.join(15)
+
+
+def _verifier_key() -> str | None:
+    """The public half of SEAL_KEY_FILE, where this machine has it."""
+    from audit.checkpoint import Signer
+    from settings import load_sealer_settings
+
+    settings = load_sealer_settings()
+    if not settings.seal_key_file:
+        return os.environ.get("AUDIT_VERIFIER_KEY")
+    return str(Signer.load(settings.key_file, settings.audit_origin).verifier)
+
+
+@app.command("export")
+@explained
+def write_export(
+    file: Target,
+    fhir: Annotated[bool, typer.Option("--fhir", help="The log alone, as FHIR R4 AuditEvents.")] = False,
+) -> None:
+    """Write the whole trail with its tree and checkpoints; `followup audit verify` takes it anywhere."""
+    from datetime import UTC, datetime
+    from functools import partial
+
+    from rich.progress import Progress
+
+    from audit.events import whole_log
+    from audit.export import encode, export
+    from audit.fhir import audit_event
+
+    part = file.with_name(f".{file.name}.part")
+    with database() as engine:
+        read = partial(_read, engine)
+        with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+            task = progress.add_task("records", total=None)
+            show = lambda done, total: progress.update(task, completed=done, total=total)  # noqa: E731
+            with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as output:
+                if fhir:
+                    output.writelines(encode(audit_event(entry)) for entry in whole_log(read, datetime.now(UTC)))
+                else:
+                    output.writelines(map(encode, export(read, _verifier_key(), show)))
+    part.replace(file)
+
+
+@app.command()
+@explained
+def verify(
+    file: Annotated[Path, typer.Argument(help="A sealed export.")],
+    key: Annotated[str | None, typer.Option(help="The verifier key as you know it from elsewhere.")] = None,
+    anchors: Annotated[Path | None, typer.Option(help="Folder of anchored checkpoints.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Verify a sealed export, offline. Exit 0 only if everything holds."""
+    from audit.verify import main
+
+    arguments = [str(file), *(["--key", key] if key else []), *(["--anchors", str(anchors)] if anchors else [])]
+    raise typer.Exit(main([*arguments, *(["--json"] if as_json else [])]))
+
+
+@app.command()
+@explained
+def prove(prediction_id: Annotated[str, typer.Argument(help="The prediction's id.")]) -> None:
+    """Print the proof that a prediction is in the tree: its leaf, the path to the root, the signed checkpoint."""
+    from uuid import UUID
+
+    from audit.proofs import inclusion
+    from errors import NotFound
+
+    try:
+        identity = UUID(prediction_id)
+    except ValueError as error:
+        raise NotFound("There is no such prediction.") from error
+    with database() as engine, engine.connect() as connection:
+        print(json.dumps(inclusion(connection, identity), indent=2))
+
+
+@app.command()
+@explained
+def report(
+    week: Annotated[str, typer.Option(help="ISO 8601 week, as 2026-W48.")],
+    as_json: Json = False,
+) -> None:
+    """The week's activity review, signed as a note with the seal key; --json prints it unsigned, for machines."""
+    from functools import partial
+
+    from audit.checkpoint import Signer
+    from audit.events import whole_log
+    from audit.report import activity, activity_markdown, week_bounds
+    from settings import load_sealer_settings
+
+    begins, ends = week_bounds(week)
+    with database() as engine:
+        review = activity(week, whole_log(partial(_read, engine), ends, begins))
+    if as_json:
+        print(json.dumps(review, indent=2))
+        return
+    settings = load_sealer_settings()
+    signer = Signer.load(settings.key_file, settings.audit_origin)
+    print(signer.sign(activity_markdown(review)), end="")
+
+
+@app.command()
+@explained
+def disclosures(
+    patient: Annotated[str, typer.Argument(help="The patient's id.")],
+    as_json: Json = False,
+) -> None:
+    """To whom something about a patient was shown in the last six years: date, recipient, what, why."""
+    from datetime import UTC, datetime, timedelta
+    from functools import partial
+
+    from rich.table import Table
+
+    from audit.events import whole_log
+    from audit.report import disclosures as account
+
+    now = datetime.now(UTC)
+    with database() as engine:
+        found = account(patient, whole_log(partial(_read, engine), now, now - timedelta(days=6 * 365 + 2), patient))
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return
+    table = Table("date", "recipient", "what", "why", box=None)
+    for shown in found:
+        table.add_row(*shown.values())
+    console.print(table)
+
+
+def _read(engine: Any, work: Any) -> Any:
+    with engine.connect() as connection:
+        return work(connection)
+
+
+@app.command()
+@explained
+def archive(
+    before: Annotated[str, typer.Option(help="Every month before this one, as 2020-11.")],
+    to: Annotated[Path, typer.Option(help="Folder of the archives.")],
+) -> None:
+    """Move months older than six years from the database into encrypted archives."""
+    from access.principal import Role
+    from audit.envelope import Envelope
+    from audit.retention import archive as archive_months
+    from commands.operator import operating
+
+    with operating(Role.ADMIN) as operator:
+        envelope = Envelope(operator.archive_key, "archives")
+        done = archive_months(
+            operator.engine,
+            before,
+            to,
+            seal=lambda plain: envelope.seal(plain, "archive"),
+            unseal=lambda sealed: envelope.open(sealed, "archive"),
+            by=operator.principal.subject,
+        )
+        for month in done:
+            console.print(f"{month.partition}: {month.rows} rows in {month.file}", highlight=False, soft_wrap=True)
+
+
+Patient = Annotated[str, typer.Argument(help="The patient's id, or `everybody`.")]
+
+
+@app.command()
+@explained
+def hold(patient: Patient, reason: Annotated[str, typer.Option(help="Why; kept as it is, so name nobody.")]) -> None:
+    """Legal hold: from now on nothing of this patient is erased or archived."""
+    from access.principal import Role
+    from audit.retention import place_hold
+    from commands.operator import operating
+
+    whom = None if patient == "everybody" else patient
+    with operating(Role.ADMIN) as operator, operator.engine.begin() as connection:
+        place_hold(connection, whom, reason, by=operator.principal.subject)
+
+
+@app.command()
+@explained
+def release(patient: Patient) -> None:
+    """End the legal holds on this patient."""
+    from access.principal import Role
+    from audit.retention import release_holds
+    from commands.operator import operating
+
+    whom = None if patient == "everybody" else patient
+    with operating(Role.ADMIN) as operator, operator.engine.begin() as connection:
+        if not release_holds(connection, whom, by=operator.principal.subject):
+            raise SetupError("There is no such legal hold.")
+
+
+@app.command("research-export")
+@explained
+def research_export(file: Annotated[Path, typer.Argument(help="Where to write the NDJSON.")]) -> None:
+    """Records without anything that tells whose they are: random surrogates, no text, no dates, no addresses."""
+    import asyncio
+
+    from access.principal import Role
+    from audit.research import research_lines
+    from commands.operator import operating
+
+    with operating(Role.AUDITOR) as operator:
+        records = asyncio.run(_opened_records(operator.settings))
+        with file.open("xb") as output:
+            for line in research_lines(records):
+                output.write(line + b"\n")
+        with operator.engine.begin() as connection:
+            operator.record(connection, "export for research", target=f"{len(records)} records")
+    console.print(f"{len(records)} records in {file}", highlight=False, soft_wrap=True)
+
+
+async def _opened_records(settings: Any) -> list[dict[str, Any]]:
+    from audit.data_keys import DataKeys
+    from audit.research import opened_records
+    from bootstrap import key_ring
+    from database.engine import open_async_engine
+    from settings import owner_database_url
+
+    engine = open_async_engine(owner_database_url(), pool_size=2)
+    keys = DataKeys(engine, key_ring(settings))
+    try:
+        return [record async for record in opened_records(engine, keys)]
+    finally:
+        await keys.close()
+        await engine.dispose()
