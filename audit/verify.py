@@ -287,6 +287,8 @@ class Verification:
         if header["kind"] != "header" or header["format"] != EXPORT_FORMAT:
             raise Malformed("this is no export that this version knows")
         if self._key is None:
+            if header["verifier_key"] is None:
+                raise Malformed("the export names no verifier key: give one with --key")
             self._key = Key(header["verifier_key"])
         for name, note in self._anchor_notes.items():
             try:
@@ -334,10 +336,11 @@ class Verification:
                 )
 
     def _checkpoint(self, note: Any) -> None:
-        assert self._key is not None
         size = self._tree.size
         self.report.checkpoints += 1
         try:
+            if self._key is None:
+                raise Malformed("there is no key to check it with")
             said = self._key.read(note)
         except Malformed as error:
             self.report.find("checkpoint", None, f"checkpoint at {size} leaves: {error}")

@@ -18,12 +18,13 @@ from api.routes import audit as routes
 from api.routing import Admitted
 from audit import merkle, verify
 from audit.checkpoint import Signer, Verifier
+from audit.proofs import seal_lag
 from audit.record import Caller
 from audit.sealing import Sealer, connect
 from database.engine import open_async_engine
 from embedded.postgres import EmbeddedPostgres
 from errors import InvalidInput, NotFound, NotSealedYet
-from tests.trail_rows import event, fill, insert, make_signer, prediction
+from tests.trail_rows import event, fill, insert, long_ago, make_signer, prediction
 
 
 @pytest.fixture
@@ -154,6 +155,19 @@ async def test_a_prediction_is_proven_to_a_signed_root(system: Any, urls: dict[s
             await routes.proof(system, admitted(Role.AUDITOR, prediction_id=unknown))
     with pytest.raises(NotFound):
         await routes.consistency_proof(system, admitted(Role.AUDITOR, query={"from": "40", "to": "59"}))
+
+
+async def test_the_server_knows_how_far_sealing_lags(system: Any, urls: dict[str, str], signer: Signer) -> None:
+    async def lag() -> float:
+        async with system.engine.connect() as connection:
+            return float(await connection.run_sync(seal_lag))
+
+    assert await lag() == 0
+    with psycopg.connect(urls["app"]) as connection:
+        insert(connection, "audit_events", [event(created_at=long_ago(seconds=30))])
+    assert 30 <= await lag() < 60
+    seal(urls, signer)
+    assert await lag() == 0
 
 
 async def test_the_sealed_export_verifies(system: Any, urls: dict[str, str], signer: Signer) -> None:

@@ -1,19 +1,21 @@
 """The verifier's own canonical JSON is that of RFC 8785, and a leaf holds every column but the transaction's id."""
 
 import base64
+import json
 import struct
 from pathlib import Path
 
 import pytest
 import rfc8785
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from hypothesis import example, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from audit import retention, verify
 from audit.canonical import COLUMNS, leaf_bytes
 from audit.checkpoint import BadNote, Checkpoint, Signer, Verifier, new_key
-from audit.merkle import leaf_hash
+from audit.export import encode, header
+from audit.merkle import Frontier, leaf_hash
 from database.tables import AuditEvent, PredictionRecord
 from errors import SetupError
 from tests.trail_rows import long_ago, make_signer
@@ -88,6 +90,52 @@ def test_a_leaf_holds_every_column_but_the_transaction() -> None:
     for model in (PredictionRecord, AuditEvent):
         names = [column.name for column in model.__table__.columns]
         assert [name for name, _ in COLUMNS[model.__tablename__]] == [name for name in names if name != "xid"]
+
+
+def small_export(signer: Signer) -> list[bytes]:
+    frontier = Frontier()
+    lines = [header(3, str(signer.verifier))]
+    for index in range(3):
+        at, row_id = f"2026-01-02T03:04:0{index}.000006Z", f"row-{index}"
+        row = {"created_at": at, "id": row_id, "status": 200, "action": "read", "outcome": "success", "latency_ms": 0.5}
+        hashed = leaf_hash(leaf_bytes("audit_events", row))
+        list(frontier.append(hashed))
+        leaf = {"kind": "leaf", "index": index, "source": "audit_events", "created_at": at, "id": row_id, "row": row}
+        lines.append({**leaf, "hash": base64.b64encode(hashed).decode()})
+    said = Checkpoint("followup-test", 3, frontier.root, long_ago(minutes=1), 9)
+    lines.append({"kind": "checkpoint", "note": signer.sign(said.body), "anchored": []})
+    waiting = {"created_at": "2100-01-01T00:00:00.000000Z", "id": "row-3"}
+    lines.append({"kind": "unsealed", "source": "audit_events", "xid": 10, "row": waiting})
+    lines.append({"kind": "end", "leaves": 3, "unsealed": 1})
+    return [encode(line) for line in lines]
+
+
+def test_an_export_without_a_key_does_not_hold(tmp_path: Path) -> None:
+    signer = make_signer(tmp_path)
+    lines = small_export(signer)
+    assert verify.verify(lines).findings == []
+    lines[0] = encode(header(3, None))
+    assert not verify.verify(lines).holds
+    assert verify.verify(lines, str(signer.verifier)).holds
+    assert not verify.verify([]).holds
+
+
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_whatever_an_export_holds_the_verifier_reports_and_does_not_fall_over(
+    tmp_path: Path, data: st.DataObject
+) -> None:
+    lines = small_export(make_signer(tmp_path))
+    number = data.draw(st.integers(0, len(lines) - 1))
+    if data.draw(st.booleans()):
+        document = json.loads(lines[number])
+        document[data.draw(st.sampled_from(sorted(document)))] = data.draw(VALUES)
+        lines[number] = json.dumps(document).encode()
+    else:
+        changed = bytearray(lines[number])
+        changed[data.draw(st.integers(0, len(changed) - 1))] = data.draw(st.integers(0, 255))
+        lines[number] = bytes(changed)
+    verify.show(verify.verify(lines), key_was_given=False)
 
 
 def test_the_verifier_knows_archives_by_the_words_of_the_trail() -> None:
