@@ -36,6 +36,7 @@ from inference.deployments import Deployments, RunnerFactory
 from inference.pipeline import Pipeline
 from monitoring.metrics import Metrics
 from monitoring.performance import Fanout, PerformanceLogger
+from monitoring.seal_lag import SealLag
 from registry import signatures
 from registry.agreements import require_agreements
 from registry.signatures import SigningKey
@@ -58,6 +59,7 @@ class Runtime:
     external_models: Sequence[str]
     performance_log: PerformanceLogger
     maintenance: Maintenance
+    seal_lag: SealLag
     executor: Executor
 
     async def open(self) -> None:
@@ -74,6 +76,7 @@ class Runtime:
         await self.system.deployments.open()
         await self.performance_log.open()
         await self.maintenance.open()
+        await self.seal_lag.open()
 
     async def _refuse_external_models(self) -> None:
         today = datetime.now(UTC).date()
@@ -83,6 +86,7 @@ class Runtime:
 
     async def close(self) -> None:
         """Stop taking part in anything; what waits for the trail is still written."""
+        await self.seal_lag.close()
         await self.maintenance.close()
         await self.system.deployments.close()
         await self.system.trail.close()
@@ -143,6 +147,10 @@ def bootstrap(
     metrics.gauge("followup_cache_up", "Whether the cache answers.", lambda: float(cache.enabled))
     metrics.gauge("followup_denylist_age_seconds", "Since the denylist was last read.", lambda: denylist.age_s)
     metrics.gauge("followup_audit_trail_up", "Whether the audit trail can be written.", lambda: float(trail.reachable))
+    lag = SealLag(engine)
+    metrics.gauge(
+        "followup_audit_seal_lag_seconds", "How long the oldest record waits to be sealed.", lambda: lag.seconds
+    )
     system = System(
         demo=settings.followup_mode == "demo",
         engine=engine,
@@ -169,6 +177,7 @@ def bootstrap(
         external_models=settings.external_models,
         performance_log=performance_log,
         maintenance=Maintenance(engine),
+        seal_lag=lag,
         executor=executor,
     )
 

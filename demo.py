@@ -5,10 +5,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from access.dev_issuer import CLIENT_ID, ISSUER, DevIssuer
+from sqlalchemy.dialects.postgresql import insert
+
+from access.dev_issuer import CLIENT_ID, ISSUER, DevIssuer, demo_subject
+from audit.checkpoint import new_key
 from audit.key_encryption import new_root_key
 from database.engine import open_engine
 from database.migrate import upgrade
+from database.tables import CareTeamMember
 from embedded.postgres import EmbeddedPostgres
 from embedded.shared_server import private_folder, write_once
 from embedded.valkey import EmbeddedValkey
@@ -34,6 +38,8 @@ class Demo:
             "BENTOML_HOME": os.environ.get("BENTOML_HOME", str(self.home / "bentoml")),
             "BENTOML_DO_NOT_TRACK": "True",
             "ENCRYPTION_KEY_FILE": str(self._encryption_key()),
+            "SEAL_KEY_FILE": str(self._seal_key()),
+            "AUDIT_ANCHOR": f"dir:{private_folder(self.home / 'anchors')}",
             "COGNITO_ISSUER": ISSUER,
             "COGNITO_CLIENT_IDS": CLIENT_ID,
             "COGNITO_JWKS_FILE": str(self.issuer.jwks_file),
@@ -47,6 +53,13 @@ class Demo:
             environment["REDIS_SOCKET"] = self._valkey.start()
         engine = open_engine(environment.get("OWNER_DATABASE_URL") or owner_database_url())
         upgrade(engine)
+        with engine.begin() as connection:
+            members = {
+                "clinician": demo_subject("clinician"),
+                "patient_id": demo_subject("patient"),
+                "granted_by": "demo",
+            }
+            connection.execute(insert(CareTeamMember).values(members).on_conflict_do_nothing())
         engine.dispose()
         return environment
 
@@ -56,6 +69,12 @@ class Demo:
             self._valkey.stop()
         if self._postgres is not None:
             self._postgres.stop()
+
+    def _seal_key(self) -> Path:
+        path = self.home / "seal-key.pem"
+        if not path.exists():
+            new_key(path)
+        return path
 
     def _encryption_key(self) -> Path:
         return write_once(self.home / "encryption.key", new_root_key)

@@ -44,10 +44,12 @@ def run(*, port: int) -> None:
         signal.signal(number, _stop)
     demo = Demo(home)
     server: subprocess.Popen[bytes] | None = None
+    sealer: subprocess.Popen[bytes] | None = None
     try:
         with console.status("Starting PostgreSQL and Valkey"):
             environment = {**os.environ, **demo.start()}
         _train_what_is_missing(environment)
+        sealer = _start_sealer(environment)
         server = _start_server(environment, port)
         _wait_until_ready(server, port)
         console.print(_welcome(demo, port), markup=False)
@@ -59,6 +61,7 @@ def run(*, port: int) -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
         _end(server)
+        _end(sealer)  # after the server, so that its last records are sealed too
         demo.stop()
 
 
@@ -109,6 +112,14 @@ def _start_server(environment: Mapping[str, str], port: int) -> subprocess.Popen
     return subprocess.Popen(command, cwd=ROOT, env=dict(environment), start_new_session=True)
 
 
+def _start_sealer(environment: Mapping[str, str]) -> subprocess.Popen[bytes] | None:
+    """A process of its own, with the signing key that the server never has."""
+    if "SEALER_DATABASE_URL" not in environment:
+        return None  # somebody else's database, somebody else's sealer
+    command = [sys.executable, "-m", "cli", "audit", "seal"]
+    return subprocess.Popen(command, cwd=ROOT, env=dict(environment), start_new_session=True)
+
+
 def _wait_until_ready(server: subprocess.Popen[bytes], port: int) -> None:
     deadline = time.monotonic() + _LONGEST_START_S
     with console.status("Loading models"):
@@ -123,17 +134,17 @@ def _wait_until_ready(server: subprocess.Popen[bytes], port: int) -> None:
     raise SetupError("The server did not become ready in time.")
 
 
-def _end(server: subprocess.Popen[bytes] | None) -> None:
-    if server is None or server.poll() is not None:
+def _end(process: subprocess.Popen[bytes] | None) -> None:
+    if process is None or process.poll() is not None:
         return
-    server.terminate()
+    process.terminate()
     try:
-        server.wait(_LONGEST_STOP_S)
+        process.wait(_LONGEST_STOP_S)
     except subprocess.TimeoutExpired:
-        parent = psutil.Process(server.pid)
-        for process in (*parent.children(recursive=True), parent):
-            process.kill()
-        server.wait()
+        parent = psutil.Process(process.pid)
+        for member in (*parent.children(recursive=True), parent):
+            member.kill()
+        process.wait()
 
 
 def _welcome(demo: Demo, port: int) -> str:

@@ -192,7 +192,9 @@ class SealerSettings(BaseSettings):
     sealer_database_url: SecretStr = Field(
         SecretStr(""), description="The database as the sealer's role; default: DATABASE_URL."
     )
-    database_url: SecretStr = Field(SecretStr(""), description="PostgreSQL, postgresql://user:password@host/db.")
+    database_url: SecretStr = Field(
+        SecretStr(""), description="PostgreSQL, postgresql://followup_app:password@host/db, as the role of the server."
+    )
     seal_key_file: str = Field(
         "", description="PEM file of the key that signs checkpoints and reports; `followup audit new-key` makes one."
     )

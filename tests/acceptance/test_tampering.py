@@ -61,6 +61,8 @@ def changed(name: str, kind: str, before: Any, chance: Chance) -> Any:  # noqa: 
         return before + chance.choice([-1, 1]) * timedelta(microseconds=chance.choice([1, 1000, 10**6]))
     if name in {"id", "request_id", "key_id"}:
         return uuid.uuid4()
+    if name == "patients":
+        return [*(before or []), "patient-9"]
     if name == "ip_address":
         return chance.choice(["198.51.100.9", "192.0.2.7/31", "2001:db8::8"])
     empty = [] if name == "principal" else [""]  # a constraint refuses that one

@@ -16,6 +16,7 @@ from starlette.responses import Response
 from access.principal import Principal, Role
 from api.routes import audit as routes
 from api.routing import Admitted
+from api.visit import Visit
 from audit import merkle, verify
 from audit.checkpoint import Signer, Verifier
 from audit.proofs import seal_lag
@@ -63,7 +64,7 @@ def admitted(role: Role, subject: str = "me", query: dict[str, str] | None = Non
     )
     return Admitted(
         principal=Principal(subject, frozenset({role}), "app", 0, "t"),
-        caller=caller,
+        visit=Visit(caller),
         body=None,
         idempotency=None,
         path_parameters=path,

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psycopg
 
+from access.dev_issuer import CLIENT_ID, ISSUER, DevIssuer
 from audit.checkpoint import Verifier
 from audit.key_encryption import new_root_key
 from embedded.postgres import EmbeddedPostgres
@@ -19,7 +20,9 @@ from tests.trail_rows import fill
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_from_a_key_to_a_verified_export(postgres: EmbeddedPostgres, database_url: str, tmp_path: Path) -> None:
+def test_from_a_key_to_a_verified_export(
+    postgres: EmbeddedPostgres, database_url: str, tmp_path: Path, issuer: DevIssuer
+) -> None:
     name = database_url.rpartition("/")[2].partition("?")[0]
     key_file, anchors, file = tmp_path / "seal.pem", tmp_path / "anchors", tmp_path / "trail.ndjson"
     anchors.mkdir()
@@ -32,6 +35,10 @@ def test_from_a_key_to_a_verified_export(postgres: EmbeddedPostgres, database_ur
         "AUDIT_ANCHOR": f"dir:{anchors}",
         "AUDIT_ANCHOR_EVERY_S": "0.2",
         "ENCRYPTION_KEY": new_root_key(),
+        "COGNITO_ISSUER": ISSUER,
+        "COGNITO_CLIENT_IDS": CLIENT_ID,
+        "COGNITO_JWKS_FILE": str(issuer.jwks_file),
+        "FOLLOWUP_TOKEN": issuer.token(["admin"], "ann"),
     }
 
     def followup(*arguments: str | Path) -> subprocess.CompletedProcess[str]:

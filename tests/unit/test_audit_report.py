@@ -48,6 +48,7 @@ def golden(name: str, text: str) -> None:
     assert (GOLDEN / name).read_text(encoding="utf-8") == text
 
 
+@pytest.mark.requirement("S9")
 def test_the_weekly_review_is_the_agreed_one_and_signed(tmp_path: Path) -> None:
     review = report.activity("2026-W47", LOG)
     golden("activity.json", json.dumps(review, indent=2) + "\n")
@@ -62,6 +63,7 @@ def test_an_empty_week_says_so() -> None:
     assert report.activity_markdown(report.activity("2026-W47", [])).count("None.") == 5
 
 
+@pytest.mark.requirement("S12")
 def test_the_accounting_of_disclosures_is_the_agreed_one() -> None:
     golden("disclosures.json", json.dumps(report.disclosures("p1", LOG), indent=2) + "\n")
 

@@ -51,6 +51,7 @@ def shown(*roles: Role, relation: Relation, wrote: bool = False) -> list[str]:
     return sorted(project(RECORD, visible_fields(principal, relation=relation, wrote=wrote)))
 
 
+@pytest.mark.requirement("S11")
 def test_a_patient_sees_content_and_who_looked_but_not_from_where() -> None:
     assert shown(Role.PATIENT, relation=Relation.OWN) == sorted(WHAT_HAPPENED + CONTENT)
     assert shown(Role.PATIENT, relation=Relation.OWN, wrote=True) == sorted(WHAT_HAPPENED + CONTENT + ORIGIN)
@@ -59,11 +60,13 @@ def test_a_patient_sees_content_and_who_looked_but_not_from_where() -> None:
 
 
 @pytest.mark.parametrize("relation", [Relation.CARE_TEAM, Relation.BREAK_GLASS])
+@pytest.mark.requirement("S11")
 def test_a_clinician_sees_content_of_related_patients_but_not_from_where(relation: Relation) -> None:
     assert shown(Role.CLINICIAN, relation=relation) == sorted(WHAT_HAPPENED + CONTENT)
     assert shown(Role.CLINICIAN, relation=relation, wrote=True) == sorted(WHAT_HAPPENED + CONTENT + ORIGIN)
 
 
+@pytest.mark.requirement("S11")
 def test_a_clinician_sees_nothing_of_others_even_what_they_asked_for_when_related() -> None:
     assert shown(Role.CLINICIAN, relation=Relation.OTHER) == []
     assert shown(Role.CLINICIAN, relation=Relation.OTHER, wrote=True) == []
@@ -72,6 +75,7 @@ def test_a_clinician_sees_nothing_of_others_even_what_they_asked_for_when_relate
 
 
 @pytest.mark.parametrize("relation", Relation)
+@pytest.mark.requirement("S11")
 def test_an_auditor_sees_everything_but_content(relation: Relation) -> None:
     assert shown(Role.AUDITOR, relation=relation) == sorted(WHAT_HAPPENED + ORIGIN)
 

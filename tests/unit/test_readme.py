@@ -21,7 +21,10 @@ def test_the_two_commands_are_targets_of_the_makefile() -> None:
     assert "make test" in (ROOT / ".ci" / "run").read_text()
 
 
-@pytest.mark.parametrize("command", sorted(set(re.findall(r"followup ((?:models |train )?[a-z][a-z-]*)", README))))
+@pytest.mark.parametrize(
+    "command",
+    sorted(set(re.findall(r"followup ((?:models |train |audit |keys |access |agreements )?[a-z][a-z-]*)", README))),
+)
 def test_each_command_that_it_names_exists(command: str) -> None:
     assert CliRunner().invoke(app, [*command.split(), "--help"]).exit_code == 0
 
@@ -29,13 +32,15 @@ def test_each_command_that_it_names_exists(command: str) -> None:
 def test_each_call_that_it_lists_is_a_route_and_the_other_way_round() -> None:
     listed = set()
     for line in README.splitlines():
-        if match := re.match(r"\| `(GET|POST) (/\S+?)[`?]", line):
-            names = re.findall(r"`((?:GET |POST )?/[^`?]+)", line.split("|")[1])
+        if match := re.match(r"\| `(GET|POST|PUT|DELETE) (/\S+?)[`?]", line):
+            names = re.findall(r"`((?:(?:GET|POST|PUT|DELETE) )?/[^`?]+)", line.split("|")[1])
             for name in names:
                 path = name.split()[-1]
                 path = path if path.startswith((BASE, "/livez", "/readyz", "/metrics")) else BASE + path
-                listed.add((match.group(1), path.replace("{id}", "{prediction_id}")))
-    served = {(route.method, route.path) for route in TABLE.routes} - {("GET", "/schema.json")}
+                listed.add((match.group(1), path.replace("prediction_id", "id")))
+    served = {(route.method, route.path.replace("prediction_id", "id")) for route in TABLE.routes} - {
+        ("GET", "/schema.json")
+    }
     assert listed - {("GET", "/livez"), ("GET", "/readyz")} == served - {("GET", f"{BASE}/openapi.json")}
 
 

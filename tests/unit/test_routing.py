@@ -26,6 +26,7 @@ CONTRACT = {
     ("GET", "/models/{name}/performance"),
     ("GET", "/predictions/history"),
     ("GET", "/predictions/{prediction_id}"),
+    ("POST", "/predictions/{prediction_id}/amendments"),
     ("GET", "/stats"),
     ("GET", "/openapi.json"),
     ("POST", "/break-glass"),
