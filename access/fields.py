@@ -23,7 +23,7 @@ _WHAT_HAPPENED: Final = frozenset(
         "erased",
     }
 )
-CONTENT: Final = frozenset({"input_data", "result", "confidence"})
+CONTENT: Final = frozenset({"input_data", "result", "confidence", "amendments"})
 ORIGIN: Final = frozenset({"ip_address", "user_agent"})
 
 # Who looked is part of what happened: a patient may know it, with which machine is somebody else's affair.

@@ -12,6 +12,7 @@ class Action(StrEnum):
 
     PREDICT = "predict"
     READ_PREDICTIONS = "read predictions"
+    AMEND = "amend"
     BREAK_GLASS = "break glass"
     READ_BREAK_GLASS = "read break-glass"
     REVIEW_BREAK_GLASS = "review break-glass"
@@ -53,6 +54,7 @@ _PATIENTS: Final[dict[Action, dict[Role, frozenset[Relation]]]] = {
         Role.CLINICIAN: _TREATS,
         Role.AUDITOR: frozenset(Relation),
     },
+    Action.AMEND: {Role.PATIENT: frozenset({Relation.OWN}), Role.CLINICIAN: _TREATS},
     Action.BREAK_GLASS: {Role.CLINICIAN: frozenset(Relation) - {Relation.NOBODY}},
     Action.READ_OWN_LOG: {
         Role.PATIENT: frozenset({Relation.OWN}),

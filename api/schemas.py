@@ -187,10 +187,29 @@ class BatchResponse(_Shown):
     metadata: dict[str, Any]
 
 
+class AmendmentRequest(Body):
+    """What is to be said beside a record, which itself stays as it is."""
+
+    text: str = Field(min_length=1, max_length=4000)
+
+
+class AmendmentShown(_Shown):
+    """Null where the content was erased on request."""
+
+    created_at: datetime
+    principal: str
+    text: str | None
+
+
+class Amended(_Shown):
+    prediction_id: UUID
+
+
 class RecordShown(_Shown):
     """One record of the trail.
 
-    `input_data` and `result` are left out for readers who may see that it happened but not what.
+    Each role is shown the fields it needs: who may see that it happened but not what gets no `input_data`, `result` and
+    `confidence`; from where a request came is for its author and for auditors.
     """
 
     prediction_id: UUID
@@ -202,15 +221,16 @@ class RecordShown(_Shown):
     purpose_of_use: str
     route: str
     request_id: UUID
-    ip_address: str | None
-    user_agent: str | None
-    confidence: float | None
+    ip_address: str | None = None
+    user_agent: str | None = None
+    confidence: float | None = None
     cache_hit: bool
     inference_time_ms: float
     latency_ms: float
     erased: bool | None = Field(None, description="Whether the content was erased on request.")
     input_data: dict[str, Any] | None = None
     result: dict[str, Any] | None = None
+    amendments: list[AmendmentShown] | None = None
 
 
 class HistoryPage(_Shown):

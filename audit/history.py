@@ -7,20 +7,24 @@ import base64
 import binascii
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 import orjson
-from sqlalchemy import Select, and_, column, false, literal, or_, select, table, tuple_
+from sqlalchemy import Select, and_, column, false, literal, or_, select, table, text, tuple_
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from audit.data_keys import DataKey, DataKeys
-from audit.record import created_at, sealed_answer, sealed_column
+from audit.record import created_at, sealed_answer, sealed_column, sealed_detail
 from database.reading import Sight, seeing
 from database.tables import IdempotencyKey, PredictionRecord
 from errors import FieldFault, InvalidInput, NotFound
 
 _ROW = PredictionRecord.__table__.c
+_AMENDMENTS: Final = text(
+    "SELECT id, created_at, principal, key_id, detail FROM audit_events WHERE target = :target AND action = 'amend'"
+    " AND detail IS NOT NULL AND status = 201 AND created_at >= :since ORDER BY id"
+)
 _RELATIONS = table("care_relations", column("clinician"), column("patient_id"))
 
 
@@ -76,23 +80,36 @@ class History:
             rows = (await connection.execute(query)).mappings().all()
         shown = rows[:limit]
         keys = await self._keys.by_id({row["key_id"] for row in shown if row["with_content"]})
-        items = [_shown(row, sight, keys) for row in shown]
+        items = [_opened(row, keys) for row in shown]
         return Page(items, _to_cursor(rows[limit - 1]["id"]) if len(rows) > limit else None)
 
     async def one(self, sight: Sight, prediction_id: UUID) -> dict[str, Any]:
-        """One record. Raises NotFound both when there is none and when the reader may not know of it."""
+        """One record and its amendments. Raises NotFound when there is none or the reader may not know of it."""
         at = _time_of(prediction_id)
         query = _seen_by(sight).where(_ROW.created_at == at, _ROW.id == prediction_id)
         async with seeing(self._engine, sight) as connection:
             row = (await connection.execute(query)).mappings().first()
-        if row is None:
-            raise NotFound("There is no such prediction.")
-        return _shown(row, sight, await self._keys.by_id({row["key_id"]} if row["with_content"] else ()))
+            if row is None:
+                raise NotFound("There is no such prediction.")
+            found = await connection.execute(_AMENDMENTS, {"target": str(prediction_id), "since": at})
+            events = found.mappings().all()
+        if not row["with_content"]:
+            return _opened(row, {})
+        keys = await self._keys.by_id({row["key_id"], *(event["key_id"] for event in events)})
+        return {**_opened(row, keys), "amendments": [_amendment(event, keys) for event in events]}
 
 
-def _shown(row: Any, sight: Sight, keys: Mapping[UUID, DataKey]) -> dict[str, Any]:
-    """What a reader gets of a record: who may see all sees that it happened, from where, but not what was in it."""
-    sees_origin = sight.everything or row["principal"] in {sight.author, sight.patient}
+def _amendment(event: Any, keys: Mapping[UUID, DataKey]) -> dict[str, Any]:
+    key = keys.get(event["key_id"])
+    return {
+        "created_at": event["created_at"],
+        "principal": event["principal"],
+        "text": None if key is None else key.open(event["detail"], sealed_detail(event["id"])).decode(),
+    }
+
+
+def _opened(row: Any, keys: Mapping[UUID, DataKey]) -> dict[str, Any]:
+    """All there is of a record, content only where it is for the reader; the route drops what a role needs not."""
     record = {
         "prediction_id": str(row["id"]),
         "created_at": row["created_at"],
@@ -103,8 +120,8 @@ def _shown(row: Any, sight: Sight, keys: Mapping[UUID, DataKey]) -> dict[str, An
         "purpose_of_use": row["purpose_of_use"],
         "route": row["route"],
         "request_id": str(row["request_id"]),
-        "ip_address": str(row["ip_address"]) if sees_origin and row["ip_address"] is not None else None,
-        "user_agent": row["user_agent"] if sees_origin else None,
+        "ip_address": None if row["ip_address"] is None else str(row["ip_address"]),
+        "user_agent": row["user_agent"],
         "confidence": None if row["confidence"] is None else round(row["confidence"], 2),
         "cache_hit": row["cache_hit"],
         "inference_time_ms": round(row["inference_time_ms"], 3),

@@ -147,6 +147,7 @@ class AuditEvent(Table):
         PrimaryKeyConstraint("created_at", "id"),
         Index(None, "patient_id", "created_at", "id"),
         Index(None, "principal", "created_at", "id"),
+        Index(None, "target", "action", postgresql_where=text("detail IS NOT NULL")),
         Index(None, "patients", postgresql_using="gin", postgresql_where=text("patients IS NOT NULL")),
         CheckConstraint("principal <> ''", name="principal"),
         {"postgresql_partition_by": "RANGE (created_at)"},

@@ -1,4 +1,4 @@
-"""Care teams, emergency access and revocations."""
+"""Care teams, break-glass and revocations."""
 
 from typing import Final
 from uuid import UUID

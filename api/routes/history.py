@@ -1,19 +1,21 @@
 """What was predicted: the caller's view of the audit trail."""
 
 import re
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 from uuid import UUID
 
 from starlette.responses import Response
 
-from access.policy import Action
+from access.fields import project, visible_fields
+from access.policy import Action, Relation
 from access.principal import Principal, Role
 from api.answers import answer, whole_number
 from api.routing import BASE, Admitted, QueryParameter, Route
-from api.schemas import HistoryPage, RecordShown
+from api.schemas import Amended, AmendmentRequest, HistoryPage, RecordShown
 from api.system import System
 from database.reading import Sight, bounded
-from errors import FieldFault, InvalidInput, NotFound
+from errors import FieldFault, Forbidden, InvalidInput, NotFound
 
 _LARGEST_PAGE: Final = 200
 _NAME: Final = re.compile(r"[A-Za-z0-9_.:\-]{1,128}")
@@ -27,6 +29,18 @@ def sight_of(principal: Principal) -> Sight:
         clinician=principal.subject if principal.has(Role.CLINICIAN) else "",
         everything=principal.has(Role.AUDITOR),
     )
+
+
+def _shown(principal: Principal, record: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that the reader's roles need. Contents come with records of theirs or of who they are related to."""
+    if record["patient_id"] is None:
+        relation = Relation.NOBODY
+    elif record["patient_id"] == principal.subject:
+        relation = Relation.OWN
+    else:
+        relation = Relation.CARE_TEAM if "erased" in record else Relation.OTHER
+    wrote = record["principal"] == principal.subject
+    return project(record, visible_fields(principal, relation=relation, wrote=wrote))
 
 
 async def history(system: System, admitted: Admitted) -> Response:
@@ -45,11 +59,27 @@ async def history(system: System, admitted: Admitted) -> Response:
         )
     )
     admitted.visit.patients = [item["patient_id"] for item in page.items if item["patient_id"] is not None]
-    return answer({"items": page.items, "next_cursor": page.next_cursor})
+    items = [_shown(admitted.principal, item) for item in page.items]
+    return answer({"items": items, "next_cursor": page.next_cursor})
 
 
 async def show_prediction(system: System, admitted: Admitted) -> Response:
     """One record."""
+    return answer(_shown(admitted.principal, await _record(system, admitted)))
+
+
+async def amend(system: System, admitted: Admitted) -> Response:
+    """Add to a record; the gate writes the event, sealed with the patient's key, before this answer leaves."""
+    body: AmendmentRequest = admitted.body
+    record = await _record(system, admitted)
+    if "erased" not in record:
+        raise Forbidden("Only who may read a record may add to it.")
+    admitted.visit.detail = body.text.encode()
+    return answer({"prediction_id": record["prediction_id"]}, status=201)
+
+
+async def _record(system: System, admitted: Admitted) -> dict[str, Any]:
+    """The record that the address names, as far as the caller may see it; the trail says whose it is."""
     try:
         prediction_id = UUID(admitted.path_parameters["prediction_id"])
     except ValueError as error:
@@ -57,7 +87,7 @@ async def show_prediction(system: System, admitted: Admitted) -> Response:
     admitted.visit.target = str(prediction_id)
     record = await bounded(system.history.one(sight_of(admitted.principal), prediction_id))
     admitted.visit.patients = [record["patient_id"]] if record["patient_id"] is not None else []
-    return answer(record)
+    return record
 
 
 ROUTES = (
@@ -88,5 +118,15 @@ ROUTES = (
         summary="Show one prediction",
         handler=show_prediction,
         response=RecordShown,
+    ),
+    Route(
+        method="POST",
+        path=f"{BASE}/predictions/{{prediction_id}}/amendments",
+        action=Action.AMEND,
+        summary="Add to a record, which itself stays as it is",
+        handler=amend,
+        body=AmendmentRequest,
+        response=Amended,
+        status=201,
     ),
 )

@@ -230,6 +230,12 @@ def _create_trail_tables() -> None:
     for column in ("patient_id", "principal"):
         op.create_index(op.f(f"ix_audit_events_{column}_created_at_id"), "audit_events", [column, "created_at", "id"])
     op.create_index(
+        op.f("ix_audit_events_target_action"),
+        "audit_events",
+        ["target", "action"],
+        postgresql_where=sa.text("detail IS NOT NULL"),
+    )
+    op.create_index(
         op.f("ix_audit_events_patients"),
         "audit_events",
         ["patients"],

@@ -7,7 +7,6 @@ import asyncio
 import os
 import random
 import signal
-import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -113,7 +112,8 @@ async def test_nothing_answered_is_lost_and_everything_is_sealed_once_whoever_is
     export = tmp_path / "trail.ndjson"
     environment = {**os.environ, "OWNER_DATABASE_URL": server.database_url, "SEAL_KEY_FILE": str(sealer.key_file)}
     command = [sys.executable, "-m", "cli", "audit", "export", str(export)]
-    subprocess.run(command, cwd=ROOT, env=environment, check=True)
-    subprocess.run([sys.executable, "audit/verify.py", str(export)], cwd=ROOT, check=True)
+    for arguments in (command, [sys.executable, "audit/verify.py", str(export)]):
+        done = await asyncio.create_subprocess_exec(*arguments, cwd=ROOT, env=environment)
+        assert await done.wait() == 0
     for each in restarted:
         each.stop()

@@ -197,7 +197,7 @@ def test_roles_add_up(api: httpx.Client, server: Server, issuer: DevIssuer) -> N
     address = f"/predictions/{answer['prediction_id']}"
     as_patient = api.get(address, headers=bearer(issuer, "patient", subject=me)).json()
     assert as_patient["result"] == answer["risk"]
-    assert (as_patient["ip_address"], as_patient["user_agent"]) == (None, None)
+    assert not {"ip_address", "user_agent"} & as_patient.keys()
     both = bearer(issuer, "patient", "clinician", subject=me)
     assert api.get(address, headers=both).json()["result"] == answer["risk"]
     own = api.post("/predict/deterioration", json={"measurements": WEEK, "patient_id": patient}, headers=both).json()

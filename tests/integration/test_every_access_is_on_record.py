@@ -158,3 +158,30 @@ def test_probes_leave_nothing(server: Server) -> None:
         time.sleep(0.1)
         connection.rollback()
         assert connection.execute(query).fetchone() == before
+
+
+@pytest.mark.requirement("S13")
+@pytest.mark.requirement("P3")
+def test_an_amendment_is_added_and_the_original_stays(
+    server: Server, issuer: DevIssuer, traces: Callable[[str], list[dict[str, Any]]]
+) -> None:
+    patient, stranger = str(uuid.uuid4()), bearer(issuer, "patient", subject=str(uuid.uuid4()))
+    token = bearer(issuer, "patient", subject=patient)
+    response, _ = send(server, "POST", f"{BASE}/predict/symptom-analysis", json=NOTE, headers=token)
+    address = f"{BASE}/predictions/{response.json()['prediction_id']}"
+    before, _ = send(server, "GET", address, headers=token)
+    assert before.json()["amendments"] == []
+    for text in ("It was a cold, CANARY.", "Since Tuesday."):
+        amended, request_id = send(server, "POST", f"{address}/amendments", json={"text": text}, headers=token)
+        assert amended.status_code == 201
+        (event,) = traces(request_id)
+        assert (event["action"], event["patient_id"]) == ("amend", patient)
+        assert b"CANARY" not in event["detail"]
+    after, _ = send(server, "GET", address, headers=token)
+    assert [each["text"] for each in after.json()["amendments"]] == ["It was a cold, CANARY.", "Since Tuesday."]
+    assert {**after.json(), "amendments": []} == before.json()
+    for other, status in ((stranger, 404), (bearer(issuer, "auditor"), 403)):
+        refused, _ = send(server, "POST", f"{address}/amendments", json={"text": "x"}, headers=other)
+        assert refused.status_code == status
+    seen, _ = send(server, "GET", address, headers=bearer(issuer, "auditor"))
+    assert "amendments" not in seen.json()

@@ -22,6 +22,11 @@ read predictions | care team   | - y - - y - -
 read predictions | break-glass | - y - - y - -
 read predictions | other       | - - - - y - -
 read predictions | nobody      | - y - - y - -
+amend            | own         | y - - - - - -
+amend            | care team   | - y - - - - -
+amend            | break-glass | - y - - - - -
+amend            | other       | - - - - - - -
+amend            | nobody      | - y - - - - -
 break glass      | own         | - y - - - - -
 break glass      | care team   | - y - - - - -
 break glass      | break-glass | - y - - - - -
