@@ -29,12 +29,12 @@ def test_each_command_that_it_names_exists(command: str) -> None:
 def test_each_call_that_it_lists_is_a_route_and_the_other_way_round() -> None:
     listed = set()
     for line in README.splitlines():
-        if match := re.match(r"\| `(GET|POST) (/\S+?)[`?]", line):
-            names = re.findall(r"`((?:GET |POST )?/[^`?]+)", line.split("|")[1])
+        if match := re.match(r"\| `(GET|POST|PUT|DELETE) (/\S+?)[`?]", line):
+            names = re.findall(r"`((?:[A-Z]+ )?/[^`?]+)", line.split("|")[1])
             for name in names:
                 path = name.split()[-1]
                 path = path if path.startswith((BASE, "/livez", "/readyz", "/metrics")) else BASE + path
-                listed.add((match.group(1), path.replace("{id}", "{prediction_id}")))
+                listed.add((match.group(1), path.replace("predictions/{id}", "predictions/{prediction_id}")))
     served = {(route.method, route.path) for route in TABLE.routes} - {("GET", "/schema.json")}
     assert listed - {("GET", "/livez"), ("GET", "/readyz")} == served - {("GET", f"{BASE}/openapi.json")}
 
