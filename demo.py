@@ -54,11 +54,8 @@ class Demo:
         engine = open_engine(environment.get("OWNER_DATABASE_URL") or owner_database_url())
         upgrade(engine)
         with engine.begin() as connection:
-            members = {
-                "clinician": demo_subject("clinician"),
-                "patient_id": demo_subject("patient"),
-                "granted_by": "demo",
-            }
+            clinician, patient = demo_subject("clinician"), demo_subject("patient")
+            members = {"clinician": clinician, "patient_id": patient, "granted_by": "demo"}
             connection.execute(insert(CareTeamMember).values(members).on_conflict_do_nothing())
         engine.dispose()
         return environment

@@ -1,4 +1,4 @@
-"""Emergency access (45 CFR 164.312(a)(2)(ii)): a clinician may break the glass to one patient for an hour at most.
+"""Break-glass access (45 CFR 164.312(a)(2)(ii)): a clinician may break the glass to one patient for an hour at most.
 
 Nobody is asked first, but a reason is given, an alarm goes off, and somebody else reviews it afterwards. The reason is
 about the patient, so it is sealed with that patient's key.

@@ -1,4 +1,4 @@
-"""Which clinician treats which patient: the care team, and for an hour at most who broke the glass.
+"""Which clinician cares for which patient: the care team, and for an hour at most who broke the glass.
 
 Answers are kept in memory for a few seconds, never past the end of the relation itself. Without the database nobody is
 related to anybody: a request that depends on it is refused.

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Final, Literal
 
-from sqlalchemy import case, func, or_, select
+from sqlalchemy import Connection, case, func, or_, select, tuple_
 from sqlalchemy.dialects.postgresql import Insert, insert
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -28,6 +28,7 @@ KINDS: Final[tuple[Kind, ...]] = ("jti", "origin_jti", "sub")
 LONGEST_HOURS: Final = 24 * 366
 _HOURS_OF_A_TOKEN: Final = 1  # no token lives longer than a quarter of one
 _ROW: Final = Revocation.__table__.c
+_IN_FORCE: Final = or_(_ROW.until.is_(None), _ROW.until > func.now())
 
 
 class Denylist:
@@ -60,10 +61,7 @@ class Denylist:
 
     def check(self, principal: Principal) -> None:
         """Raises Unauthenticated when the token, its login or its subject is revoked."""
-        if not self._revoked:
-            return
-        named = {("sub", principal.subject), ("jti", principal.token_id), ("origin_jti", principal.login or "")}
-        if not named.isdisjoint(self._revoked):
+        if self._revoked and not _named(principal).isdisjoint(self._revoked):
             raise Unauthenticated("The token is not valid.")
 
     async def refresh(self) -> None:
@@ -73,7 +71,7 @@ class Denylist:
         self._read_at = read_at
 
     async def _read(self) -> frozenset[tuple[str, str]]:
-        query = select(_ROW.kind, _ROW.value).where(or_(_ROW.until.is_(None), _ROW.until > func.now()))
+        query = select(_ROW.kind, _ROW.value).where(_IN_FORCE)
         async with self._engine.connect() as connection:
             rows = (await connection.execute(query)).all()
         return frozenset((kind, value) for kind, value in rows)
@@ -103,6 +101,18 @@ class Denylist:
                 if well:
                     log.error("denylist: not readable (%s), what is known stays in force", type(error).__name__)
                 well = False
+
+
+def refuse_revoked(connection: Connection, principal: Principal) -> None:
+    """As Denylist.check, for a command that runs once. Raises Unauthenticated."""
+    query = select(_ROW.kind).where(tuple_(_ROW.kind, _ROW.value).in_(sorted(_named(principal))), _IN_FORCE)
+    if connection.execute(query).first() is not None:
+        raise Unauthenticated("The token is not valid.")
+
+
+def _named(principal: Principal) -> set[tuple[str, str]]:
+    """What a token can be revoked by."""
+    return {("sub", principal.subject), ("jti", principal.token_id), ("origin_jti", principal.login or "")}
 
 
 def revocation(kind: Kind, value: str, *, by: str, hours: int | None = None) -> Insert:

@@ -81,7 +81,7 @@ _THINGS: Final[dict[Action, frozenset[Role]]] = {
 
 
 class Relations(Protocol):
-    """Who treats whom."""
+    """Who cares for whom."""
 
     async def relation(self, clinician: str, patient_id: str) -> Relation:
         """CARE_TEAM, BREAK_GLASS or OTHER. Raises Unavailable when it cannot be known."""
@@ -118,13 +118,14 @@ async def relation_of(principal: Principal, patient_id: str | None, relations: R
     return Relation.OTHER
 
 
-async def patient_of(principal: Principal, named: str | None, relations: Relations) -> str | None:
+async def patient_of(principal: Principal, named: str | None, relations: Relations) -> tuple[str | None, Relation]:
     """Whom a prediction is about: a patient who names nobody means themselves, anybody else nobody in particular.
 
     Raises Forbidden for somebody the principal stands in no relation to.
     """
     if named is None and not principal.has(Role.CLINICIAN, Role.SERVICE):
         named = principal.subject
-    if not allows(principal, Action.PREDICT, await relation_of(principal, named, relations)):
+    relation = await relation_of(principal, named, relations)
+    if not allows(principal, Action.PREDICT, relation):
         raise Forbidden("None of your roles allows this for that patient.")
-    return named
+    return named, relation

@@ -87,7 +87,7 @@ class BatchRequest(Body):
 
 
 class BreakGlassRequest(Body):
-    """Emergency access to one patient. Everybody who needs to will read the reason."""
+    """Break-glass access to one patient. Everybody who needs to will read the reason."""
 
     patient_id: PatientId
     reason: str = Field(min_length=SHORTEST_REASON, max_length=LONGEST_REASON)

@@ -18,11 +18,12 @@ _DAY_ENDS: Final = 22
 _MOST_ACTIVE: Final = 10
 _PURPOSES: Final[Mapping[str, str]] = {
     "CAREMGT": "care management",
-    "TREAT": "treatment",
-    "BTG": "emergency access",
-    "ETREAT": "emergency treatment",
+    "BTG": "break-glass access",
     "PATRQT": "the patient's own request",
     "HOPERAT": "operation of the service",
+    "HSYSADMIN": "administration of the service",
+    "HCOMPL": "compliance review",
+    "HQUALIMP": "improvement of models",
 }
 
 Entry = Mapping[str, Any]
@@ -46,7 +47,7 @@ def activity(week: str, entries: Iterable[Entry]) -> dict[str, Any]:
     principals: Counter[str] = Counter()
     denials: Counter[tuple[str, str, int]] = Counter()
     night: Counter[str] = Counter()
-    emergencies = []
+    broken = []
     total = 0
     for entry in entries:
         total += 1
@@ -57,8 +58,8 @@ def activity(week: str, entries: Iterable[Entry]) -> dict[str, Any]:
             denials[entry["principal"], entry["action"], entry["status"]] += 1
         if not _DAY_BEGINS <= at.hour < _DAY_ENDS:
             night[entry["principal"]] += 1
-        if "break" in entry["action"] or entry["purpose_of_use"] in {"BTG", "ETREAT"}:
-            emergencies.append(
+        if "break" in entry["action"] or entry["purpose_of_use"] == "BTG":
+            broken.append(
                 {"at": _time(at), "principal": entry["principal"], "patient_id": entry["patient_id"]}
                 | {"action": entry["action"], "outcome": entry["outcome"]}
             )
@@ -76,7 +77,7 @@ def activity(week: str, entries: Iterable[Entry]) -> dict[str, Any]:
             {"principal": who, "action": action, "status": status, "count": count}
             for (who, action, status), count in sorted(denials.items(), key=lambda item: (-item[1], item[0]))
         ],
-        "break_glass": emergencies,
+        "break_glass": broken,
         "outside_06_22_utc": _ranked(night),
         "most_active": _ranked(principals)[:_MOST_ACTIVE],
     }

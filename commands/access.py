@@ -1,4 +1,4 @@
-"""`followup access …`: who treats whom, and who is let in no more. Each act is on record under an administrator."""
+"""`followup access …`: who cares for whom, and who is let in no more. Each act is on record under an administrator."""
 
 import json
 from collections.abc import Callable

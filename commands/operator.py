@@ -82,6 +82,8 @@ def operating(*roles: "Role") -> Iterator[Operator]:
     with database() as engine:
         settings = load_settings()
         principal = asyncio.run(_verified(settings, roles))
+        with engine.connect() as connection:
+            _refuse_revoked(connection, principal)
         seed, archive_key = asyncio.run(_secrets(settings))
         yield Operator(principal, engine, settings, SigningKey(lambda: seed), archive_key)
 
@@ -110,6 +112,15 @@ async def _verified(settings: "Settings", roles: Sequence["Role"], token: str = 
     if not principal.has(*roles):
         raise SetupError(f"FOLLOWUP_TOKEN is not of somebody with the role {needed}.")
     return principal
+
+
+def _refuse_revoked(connection: Connection, principal: "Principal") -> None:
+    from access.denylist import refuse_revoked
+
+    try:
+        refuse_revoked(connection, principal)
+    except Unauthenticated as error:
+        raise SetupError("FOLLOWUP_TOKEN was revoked.") from error
 
 
 def _demo_token(role: "Role") -> str:

@@ -6,8 +6,8 @@ No answer leaves before its record is committed. The cache may be gone, the audi
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, replace
+from typing import Any, Final, Protocol
 from uuid import UUID
 
 import orjson
@@ -23,6 +23,8 @@ from errors import AuditUnavailable, FollowupError, IdempotencyConflict, Interna
 from inference.cache import CacheKeys, ResultCache
 from inference.deployments import Deployment, Deployments
 from inference.single_flight import SingleFlight
+
+_BREAK_GLASS: Final = "BTG"  # HL7 v3 PurposeOfUse
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,7 +170,9 @@ class Pipeline:
         self, principal: Principal, caller: Caller, deployment: Deployment, request: PredictionRequest, *, bulk: bool
     ) -> tuple[Answer, Record]:
         started = time.perf_counter()
-        patient_id = await policy.patient_of(principal, request.patient_id, self._relations)
+        patient_id, relation = await policy.patient_of(principal, request.patient_id, self._relations)
+        if relation is policy.Relation.BREAK_GLASS:
+            caller = replace(caller, purpose_of_use=_BREAK_GLASS)
         identity = deployment.identity
         item = deployment.runner.parse(request.input_data)
         try:

@@ -32,7 +32,7 @@ class Metrics:
             registry=self.registry,
         )
         self._break_glass = Counter(
-            "followup_break_glass", "Emergency accesses; each one is an alarm.", registry=self.registry
+            "followup_break_glass", "Uses of break-glass; each one is an alarm.", registry=self.registry
         )
 
     def break_glass(self) -> None:

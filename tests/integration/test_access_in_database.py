@@ -319,7 +319,7 @@ class OneKey:
     id = UUID(int=7)
 
     def __init__(self) -> None:
-        self._envelope = Envelope(bytes(32))
+        self._envelope = Envelope(bytes(32), "test")
         self.destroyed = False
         self.subjects: list[str] = []
 
