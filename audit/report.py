@@ -108,7 +108,8 @@ def disclosures(patient_id: str, entries: Iterable[Entry]) -> list[dict[str, str
             "why": _PURPOSES.get(entry["purpose_of_use"], entry["purpose_of_use"]),
         }
         for entry in entries
-        if entry["patient_id"] == patient_id and entry["principal"] != patient_id and entry["status"] < 400
+        if patient_id in (entry["patient_id"], *(entry.get("patients") or ()))
+        if entry["principal"] != patient_id and entry["status"] < 400
     ]
 
 
