@@ -9,7 +9,8 @@ import asyncio
 import logging
 import os
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID, uuid4
@@ -53,6 +54,22 @@ class DataKey:
 
     def open(self, sealed: bytes, bound_to: str) -> bytes:
         return self.envelope.open(sealed, bound_to)
+
+
+class _AnyEnvelope(Envelope):
+    """Opens what one of several sealed; which of the configured values was the first is not known."""
+
+    def __init__(self, envelopes: Sequence[Envelope]) -> None:
+        self._envelopes = envelopes
+
+    def seal(self, plain: bytes, bound_to: str) -> bytes:
+        raise InternalFault("Nothing is sealed with the first key any more.")
+
+    def open(self, sealed: bytes, bound_to: str) -> bytes:
+        for envelope in self._envelopes:
+            with suppress(InternalFault):
+                return envelope.open(sealed, bound_to)
+        raise InternalFault("A stored value does not open with any key that is configured.")
 
 
 class DataKeys:
@@ -130,8 +147,7 @@ class DataKeys:
         roots = self._ring.local_roots
         if not roots:
             raise InternalFault("Records of the first schema need the ENCRYPTION_KEY that sealed them.")
-        key = derive(roots[-1], "records")  # the oldest: rotation came later
-        return DataKey(FIRST_KEY, SYSTEM, key, Envelope(key, "1"))
+        return DataKey(FIRST_KEY, SYSTEM, b"", _AnyEnvelope([Envelope(derive(root, "records"), "1") for root in roots]))
 
     async def _load_wanted(self) -> None:
         while self._wanted:

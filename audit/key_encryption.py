@@ -116,6 +116,5 @@ class KeyRing:
 
     @property
     def local_roots(self) -> Sequence[bytes]:
-        """The ENCRYPTION_KEYs in it, the current one first."""
-        ordered = sorted(self._by_id.values(), key=lambda key: key is not self.current)
-        return [key.root for key in ordered if isinstance(key, LocalWrappingKey)]
+        """The values of ENCRYPTION_KEY and ENCRYPTION_KEYS_OLD."""
+        return [key.root for key in self._by_id.values() if isinstance(key, LocalWrappingKey)]

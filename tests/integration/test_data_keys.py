@@ -154,11 +154,12 @@ async def test_records_of_the_first_schema_stay_readable(async_engine: AsyncEngi
     written = record("from before", patient="p")
     first = Envelope(derive(bytes(32), "records"), "1")
     sealed = {name: first.seal(b'{"n": 1}', sealed_column(name, written.id)) for name in ("input", "result")}
-    keys = DataKeys(async_engine, KeyRing(NEW, [OLD]))
-    await keys.open()
-    found = await keys.by_id({FIRST_KEY})
-    assert found[FIRST_KEY].open(sealed["input"], sealed_column("input", written.id)) == b'{"n": 1}'
-    await keys.close()
+    for ring in (KeyRing(OLD), KeyRing(NEW, [OLD]), KeyRing(OLD, [NEW])):
+        found = await DataKeys(async_engine, ring).by_id({FIRST_KEY})
+        assert found[FIRST_KEY].open(sealed["input"], sealed_column("input", written.id)) == b'{"n": 1}'
+    with pytest.raises(InternalFault):
+        lost = await DataKeys(async_engine, KeyRing(NEW)).by_id({FIRST_KEY})
+        lost[FIRST_KEY].open(sealed["input"], sealed_column("input", written.id))
 
 
 @pytest.fixture
