@@ -22,6 +22,7 @@ from database.engine import open_engine
 from demo import HOME, Demo
 from errors import SetupError
 from registry import catalog
+from registry.signatures import acts_on
 
 ROOT: Final = Path(__file__).resolve().parent
 _LONGEST_START_S: Final = 120.0
@@ -81,14 +82,17 @@ def _refuse_taken(port: int) -> None:
 def _train_what_is_missing(environment: Mapping[str, str]) -> None:
     engine = open_engine(environment.get("OWNER_DATABASE_URL") or environment["DATABASE_URL"])
     with engine.connect() as connection:
-        known = {version.name for version in catalog.champions(connection)}
+        champions = catalog.champions(connection)
+        unsigned = [each for each in champions if not acts_on(connection, each.name, each.version)]
     engine.dispose()
-    steps = []
+    known = {version.name for version in champions}
+    # Models of a demo from before models were signed for.
+    steps = [["models", "approve", f"{each.name}:{each.version}"] for each in unsigned]
     if "deterioration_lstm" not in known:
         steps += [["demo-data", "--replace"], ["train", "deterioration", "--promote"]]
     if "clinical_ner" not in known:
         steps += [["train", "ner", "--promote"]]
-    if steps:
+    if len(steps) > len(unsigned):
         console.print("First start: training both models, some minutes.")
     for step in steps:
         done = subprocess.run([sys.executable, "-m", "cli", *step], cwd=ROOT, env=dict(environment), check=False)

@@ -4,6 +4,8 @@ import asyncio
 from typing import Annotated
 
 import typer
+from rich.console import Console
+from rich.progress import Progress
 from rich.table import Table
 
 from commands.shared import console, explained
@@ -24,15 +26,18 @@ def rotate() -> None:
     from commands.operator import operating
     from database.engine import open_async_engine
     from settings import owner_database_url
-    from training.progress import progress_bar
 
-    with operating(Role.ADMIN) as operator, progress_bar() as progress:
-        ring = key_ring(operator.settings)
+    bars = Progress(console=Console(stderr=True), transient=True)
+    with operating(Role.ADMIN) as operator, bars:
+        ring, task = key_ring(operator.settings), bars.add_task("Wrapping keys", total=None)
+
+        def show(done: int, total: int) -> None:
+            bars.update(task, completed=done, total=total)
 
         async def run() -> int:
             engine = open_async_engine(owner_database_url(), pool_size=1)
             try:
-                return await rewrap(engine, ring, lambda done, total: progress("Wrapping keys", done, total))
+                return await rewrap(engine, ring, show)
             finally:
                 await engine.dispose()
 

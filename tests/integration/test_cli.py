@@ -131,3 +131,23 @@ def test_demo_data_is_never_mixed_with_real_rows(database_url: str) -> None:
         for arguments in (["demo-data"], ["demo-data", "--replace"]):
             assert followup(*arguments, DATABASE_URL=database_url).returncode == 1
         assert connection.execute("SELECT count(*) FROM patient_measurements").fetchone() == (1,)
+
+
+@pytest.mark.requirement("S4")
+def test_keys_are_rotated_and_a_patient_is_erased_under_an_administrators_name(
+    production: dict[str, str], issuer: DevIssuer
+) -> None:
+    new_key = new_root_key()
+    with psycopg.connect(production["OWNER_DATABASE_URL"], autocommit=True) as connection:
+        acting = {**production, "FOLLOWUP_TOKEN": issuer.token(["admin"], "ann")}
+        assert followup("keys", "status", **acting).returncode == 0
+        assert "no key of this patient" in followup("keys", "erase", "p-1", **acting).stdout
+        rotating = {**acting, "ENCRYPTION_KEY": new_key, "ENCRYPTION_KEYS_OLD": production["ENCRYPTION_KEY"]}
+        assert "1 keys wrapped anew" in followup("keys", "rotate", **rotating).stdout
+        assert followup("keys", "rotate", **acting).returncode == 1  # the old key alone opens nothing any more
+        assert followup("keys", "erase", "p-1", **{**acting, "ENCRYPTION_KEY": new_key}).returncode == 0
+        clinician = {**acting, "ENCRYPTION_KEY": new_key, "FOLLOWUP_TOKEN": issuer.token(["clinician"], "bob")}
+        refused = followup("keys", "erase", "p-1", **clinician)
+        assert (refused.returncode, "role admin" in refused.stderr) == (1, True)
+        events = connection.execute("SELECT action, principal, patient_id FROM audit_events ORDER BY id").fetchall()
+    assert events == [("erase", "ann", "p-1"), ("rotate keys", "ann", None), ("erase", "ann", "p-1")]
