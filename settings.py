@@ -106,9 +106,11 @@ class Settings(BaseSettings):
         "followup-ml/predict", description="The scope that makes a client-credentials token a service."
     )
 
-    quota_per_minute: int = Field(6000, ge=0, description="Requests of one person or service in a minute; 0: no limit.")
+    quota_per_minute: int = Field(
+        60_000, ge=0, description="Requests of one person or service in a minute; 0: no limit."
+    )
     quota_anonymous_per_minute: int = Field(
-        600, ge=0, description="Requests without a valid token from one address in a minute; 0: no limit."
+        6000, ge=0, description="Requests without a valid token from one address in a minute; 0: no limit."
     )
 
     encryption_key: SecretStr = Field(
