@@ -238,6 +238,53 @@ class HistoryPage(_Shown):
     next_cursor: str | None
 
 
+class EventShown(_Shown):
+    """One entry of the log: a prediction or any other access, without contents."""
+
+    id: UUID
+    created_at: datetime
+    request_id: UUID
+    action: str
+    route: str
+    status: int
+    outcome: str
+    principal: str
+    roles: list[str]
+    patient_id: str | None
+    patients: list[str] | None = Field(description="Where it was about several; for auditors.")
+    target: str | None = Field(description="What it named: a prediction, a model, a use of break-glass.")
+    purpose_of_use: str = Field(description="HL7 v3 PurposeOfUse.")
+    ip_address: str | None
+    user_agent: str | None
+
+
+class EventsPage(_Shown):
+    items: list[EventShown]
+    next_cursor: str | None
+
+
+class ProofShown(_Shown):
+    """RFC 6962: `leaf` hashes to `leaf_hash`, which with `inclusion_proof` hashes to the root in `checkpoint`."""
+
+    prediction_id: UUID
+    leaf_index: int
+    leaf_hash: str = Field(description="Base64 of SHA-256(0x00 ‖ leaf).")
+    leaf: str | None = Field(description="The record as it was hashed, RFC 8785 JSON; null once it is archived.")
+    tree_size: int
+    inclusion_proof: list[str] = Field(description="Base64, from the leaf up.")
+    checkpoint: str = Field(description="A signed note, C2SP tlog-checkpoint.")
+
+
+class ConsistencyShown(_Shown):
+    """RFC 6962: that the tree of one checkpoint is the beginning of the other's."""
+
+    from_size: int = Field(alias="from")
+    to_size: int = Field(alias="to")
+    consistency_proof: list[str]
+    from_checkpoint: str
+    to_checkpoint: str
+
+
 class ModelVersionShown(_Shown):
     version: str
     alias: Literal["champion", "challenger"] | None

@@ -16,6 +16,7 @@ from access.policy import Action
 from access.principal import Principal, Role
 from api.answers import answer, whole_number
 from api.routing import BASE, Admitted, QueryParameter, Route
+from api.schemas import ConsistencyShown, EventsPage, ProofShown
 from api.system import System
 from audit.events import Filter, page, whole_log
 from audit.export import encode, export
@@ -78,6 +79,7 @@ async def proof(system: System, admitted: Admitted) -> Response:
         prediction_id = UUID(admitted.path_parameters["prediction_id"])
     except ValueError as error:
         raise NotFound("There is no such prediction.") from error
+    admitted.visit.target = str(prediction_id)
     return answer(await bounded(_read(system, lambda connection: inclusion(connection, prediction_id))))
 
 
@@ -146,6 +148,7 @@ ROUTES = (
         action=Action.READ_AUDIT,
         summary="List what was done, newest first",
         handler=events,
+        response=EventsPage,
         query=(
             QueryParameter(
                 name="limit", schema={"type": "integer", "minimum": 1, "maximum": _LARGEST_PAGE, "default": 50}
@@ -173,6 +176,7 @@ ROUTES = (
         action=Action.VERIFY_AUDIT,
         summary="Prove that a prediction is in the sealed trail",
         handler=proof,
+        response=ProofShown,
     ),
     Route(
         method="GET",
@@ -180,6 +184,7 @@ ROUTES = (
         action=Action.VERIFY_AUDIT,
         summary="Prove that one checkpoint continues another",
         handler=consistency_proof,
+        response=ConsistencyShown,
         query=(QueryParameter(name="from", schema=_SIZE), QueryParameter(name="to", schema=_SIZE)),
     ),
     Route(

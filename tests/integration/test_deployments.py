@@ -1,5 +1,6 @@
 """Versions: registered with their digest, promoted, followed without a restart, refused when their files changed."""
 
+import asyncio
 import shutil
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
@@ -277,3 +278,26 @@ async def test_a_rejected_version_is_not_loaded_again_and_the_one_before_can_com
 def _acts(engine: Engine, stored: StoredModel) -> Sequence[Signature]:
     with engine.connect() as connection:
         return acts_on(connection, stored.manifest.name, stored.manifest.version)
+
+
+async def test_a_version_that_does_not_run_leaves_the_old_one_and_does_not_end_the_following(
+    async_engine: AsyncEngine, engine: Engine, save: Save
+) -> None:
+    def picky(folder: Path, parameters: Mapping[str, Any]) -> Constant:
+        if (folder / "answer.txt").read_text() == "broken":
+            raise RuntimeError("as libraries do")
+        return Constant(folder, parameters)
+
+    first = save("v1", "one")
+    name = first.manifest.name
+    answer_now(engine, first)
+    with ThreadPoolExecutor(2) as pool:
+        deployments = Deployments(async_engine, {"constant": picky}, pool, Limits(), KEY, refresh_s=0.05)
+        await deployments.open()
+        answer_now(engine, save("v2", "broken"))
+        await asyncio.sleep(0.3)
+        assert await asked(deployments, name) == "one"
+        answer_now(engine, save("v3", "three"))
+        await eventually(lambda: deployments.is_loaded(name, "v3"))
+        assert await asked(deployments, name) == "three"
+        await deployments.close()
