@@ -206,6 +206,7 @@ def findings(connection: Connection, key: str, anchors: dict[str, str]) -> verif
     return verify.verify(lines, key, anchors)
 
 
+@pytest.mark.timeout(300 + TAMPERINGS)
 def test_every_tampering_by_a_superuser_is_found(
     postgres: EmbeddedPostgres, database_url: str, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
