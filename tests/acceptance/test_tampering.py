@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import psycopg
+import pytest
 from sqlalchemy import Connection
 
 from audit import verify
@@ -206,6 +207,7 @@ def findings(connection: Connection, key: str, anchors: dict[str, str]) -> verif
     return verify.verify(lines, key, anchors)
 
 
+@pytest.mark.requirement("S6")
 @pytest.mark.timeout(300 + TAMPERINGS)
 def test_every_tampering_by_a_superuser_is_found(
     postgres: EmbeddedPostgres, database_url: str, tmp_path: Path, record_property: Callable[[str, object], None]
