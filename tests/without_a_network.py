@@ -23,14 +23,13 @@ def loopback_up() -> None:
         fcntl.ioctl(any_socket, _SET_FLAGS, struct.pack("16sh14x", b"lo", _UP_AND_RUNNING))
 
 
-def without_route() -> int:
-    """Packets for which the kernel had no way out, since this namespace began."""
-    found = 0
-    names, values = (line.split() for line in Path("/proc/net/snmp").read_text().splitlines() if line.startswith("Ip:"))
-    found += int(values[names.index("OutNoRoutes")])
+def without_route() -> dict[str, int]:
+    """Packets for which the kernel had no way out, since this namespace began, by protocol."""
+    lines = [line.split() for line in Path("/proc/net/snmp").read_text().splitlines() if line.startswith("Ip:")]
+    found = {"IPv4": int(lines[1][lines[0].index("OutNoRoutes")])}
     for line in Path("/proc/net/snmp6").read_text().splitlines():
         if line.startswith("Ip6OutNoRoutes"):
-            found += int(line.split()[1])
+            found["IPv6"] = int(line.split()[1])
     return found
 
 
@@ -71,7 +70,7 @@ def main() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stray, suppress(OSError):
         stray.sendto(b"x", ("192.0.2.1", 9))  # a documentation address: there is no way to it from here
     interfaces = [line.split(":")[0].strip() for line in Path("/proc/net/dev").read_text().splitlines() if ":" in line]
-    control = without_route() - tried
+    control = without_route()["IPv4"] - tried["IPv4"]
     print(json.dumps({"statuses": statuses, "interfaces": interfaces, "tried_to_leave": tried, "control": control}))
 
 

@@ -49,6 +49,6 @@ def test_everything_works_and_no_packet_leaves(
     seen = json.loads(done.stdout.splitlines()[-1])
     assert seen["statuses"] == [200] * len(seen["statuses"])
     assert seen["interfaces"] == ["lo"]
-    assert seen["tried_to_leave"] == 0
+    assert not any(seen["tried_to_leave"].values()), seen["tried_to_leave"]
     assert seen["control"] == 1  # an attempt to leave is counted
     print(done.stdout)
