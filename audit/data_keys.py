@@ -220,7 +220,11 @@ class DataKeys:
         query = text("SELECT id FROM data_keys WHERE destroyed_at > now() - interval '1 day'")
         async with self._engine.connect() as connection:
             destroyed = (await connection.execute(query)).scalars().all()
-        for key_id in destroyed:
+        self.forget(destroyed)
+
+    def forget(self, ids: Iterable[UUID]) -> None:
+        """Drop keys from memory; whoever needs one of their subjects gets what the table has then."""
+        for key_id in ids:
             if (key := self._by_id.pop(key_id, None)) is not None and self._by_subject.get(key.subject) is key:
                 del self._by_subject[key.subject]
 

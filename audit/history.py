@@ -149,15 +149,15 @@ class FirstAnswers:
         """What two requests must share to be the same request."""
         return self._digest.of(route.encode() + b"\0" + body)
 
-    async def find(self, principal: str, key: UUID) -> tuple[bytes, bytes] | None:
-        """(request mac, answer) given under this key, or None."""
+    async def find(self, principal: str, key: UUID) -> tuple[bytes, bytes, Sequence[str]] | None:
+        """(request mac, answer, the patients it is about) given under this key, or None."""
         query = select(IdempotencyKey).where(IdempotencyKey.principal == principal, IdempotencyKey.key == key)
         async with self._engine.connect() as connection:
             row = (await connection.execute(query)).mappings().first()
         if row is None:
             return None
         answer = self._keys.system.open(row["answer"], sealed_answer(principal, key))
-        return row["request_mac"], answer
+        return row["request_mac"], answer, row["patients"]
 
 
 def _time_of(prediction_id: UUID) -> Any:

@@ -58,15 +58,23 @@ _EVENT: Final[Columns] = (
 )
 
 
-def _insert(table: LiteralString, columns: Columns, chosen: LiteralString = "*") -> LiteralString:
+def _insert(
+    table: LiteralString, columns: Columns, chosen: LiteralString = "*", where: LiteralString = ""
+) -> LiteralString:
     # A commit whose acknowledgement was lost is sent again: the same id is not written twice.
     names: LiteralString = ", ".join([name for name, _ in columns])
     arrays: LiteralString = ", ".join([("%b::" if kind == "bytea" else "%s::") + kind + "[]" for _, kind in columns])
     source: LiteralString = " FROM unnest(" + arrays + ") AS given (" + names + ")"
-    return "INSERT INTO " + table + " (" + names + ") SELECT " + chosen + source + " ON CONFLICT DO NOTHING"
+    return "INSERT INTO " + table + " (" + names + ") SELECT " + chosen + source + where + " ON CONFLICT DO NOTHING"
 
 
-INSERT_PREDICTIONS: Final = _insert("ml_predictions", _PREDICTION)
+# Nothing is sealed with a key that was destroyed meanwhile: nobody could ever read it. Destroyed keys older than a day
+# are in no server's memory.
+_KEY_STANDS: Final[LiteralString] = (
+    " WHERE key_id NOT IN (SELECT data_keys.id FROM data_keys WHERE destroyed_at > now() - interval '1 day')"
+)
+INSERT_PREDICTIONS: Final = _insert("ml_predictions", _PREDICTION, where=_KEY_STANDS)
+DESTROYED_KEYS: Final[LiteralString] = "SELECT id FROM data_keys WHERE destroyed_at > now() - interval '1 day'"
 # unnest() flattens arrays of arrays, so several patients travel as one text.
 INSERT_EVENTS: Final = _insert(
     "audit_events",

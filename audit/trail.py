@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
+from uuid import UUID
 
 import psycopg
 from psycopg import AsyncConnection
@@ -22,6 +23,7 @@ from audit.data_keys import DataKey, DataKeys, subject_of
 from audit.record import Event, FirstAnswer, Record
 from audit.rows import (
     CLAIM_KEYS,
+    DESTROYED_KEYS,
     INSERT_EVENTS,
     INSERT_PREDICTIONS,
     columns,
@@ -38,6 +40,15 @@ T = TypeVar("T")
 _MOST_ROWS: Final = 512
 _PAUSE_BEFORE_RECONNECT_S: Final = 0.25
 _PAUSE_BETWEEN_PROBES_S: Final = 1.0
+_TRIES_WITH_A_NEW_KEY: Final = 3
+
+
+class _KeyDestroyed(Exception):
+    """A patient's key was destroyed since a row was sealed with it; the row was not written."""
+
+    def __init__(self, ids: frozenset[UUID]) -> None:
+        super().__init__()
+        self.ids = ids
 
 
 class KeyTaken(Exception):
@@ -51,6 +62,7 @@ class _Entry:
     predictions: list[tuple[Any, ...]]
     events: list[tuple[Any, ...]]
     first_answer: FirstAnswer | None
+    key_ids: frozenset[UUID] = frozenset()
     durable: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
     def __len__(self) -> int:
@@ -113,20 +125,25 @@ class Trail:
         written).
         """
         self._refuse_when_unreachable()
-        rows = []
-        for record in records:
-            subject = subject_of(record.patient_id, record.caller.principal)
-            rows.append(prediction_row(record, self._keys.known(subject) or await self._keys.current(subject)))
-        await self._durable(_Entry(rows, [], first_answer))
+        for _ in range(_TRIES_WITH_A_NEW_KEY):
+            keys = [await self._key(record.patient_id, record.caller.principal) for record in records]
+            rows = [prediction_row(record, key) for record, key in zip(records, keys, strict=True)]
+            try:
+                return await self._durable(_Entry(rows, [], first_answer, frozenset(key.id for key in keys)))
+            except _KeyDestroyed as destroyed:
+                self._keys.forget(destroyed.ids)
+        raise AuditUnavailable("The keys of this record are being erased.")
+
+    async def _key(self, patient_id: str | None, principal: str) -> DataKey:
+        subject = subject_of(patient_id, principal)
+        return self._keys.known(subject) or await self._keys.current(subject)
 
     async def event(self, event: Event) -> None:
         """Return once an event is committed. Raises AuditUnavailable when it can't be within the time limit."""
         self._refuse_when_unreachable()
         key: DataKey | None = None
         if event.detail is not None:
-            key = await self._keys.current(
-                subject_of(event.patients[0] if event.patients else None, event.caller.principal)
-            )
+            key = await self._key(event.patients[0] if event.patients else None, event.caller.principal)
         await self._durable(_Entry([], [event_row(event, key)], None))
 
     def _refuse_when_unreachable(self) -> None:
@@ -166,6 +183,11 @@ class Trail:
             else:
                 for entry in batch:
                     await self._settle([entry])
+        except _KeyDestroyed as destroyed:
+            for entry in batch:
+                if entry.key_ids & destroyed.ids:
+                    entry.finish(destroyed)
+            await self._settle([entry for entry in batch if not entry.durable.done()])
         except (psycopg.Error, OSError, TimeoutError) as error:
             # The class alone: a driver's message may quote parameters.
             log.error("audit trail: commit failed (%s), %d requests get 503", type(error).__name__, len(batch))
@@ -305,10 +327,22 @@ async def _insert(connection: AsyncConnection[Any], entries: Sequence[_Entry]) -
     predictions = [row for entry in entries for row in entry.predictions]
     events = [row for entry in entries for row in entry.events]
     if predictions and events:
-        async with connection.pipeline(), connection.transaction():
-            await connection.execute(INSERT_PREDICTIONS, columns(predictions), prepare=True)
+        async with connection.transaction():
+            await _insert_predictions(connection, predictions, entries)
             await connection.execute(INSERT_EVENTS, columns(events), prepare=True)
     elif predictions:
-        await connection.execute(INSERT_PREDICTIONS, columns(predictions), prepare=True)
+        await _insert_predictions(connection, predictions, entries)
     elif events:
         await connection.execute(INSERT_EVENTS, columns(events), prepare=True)
+
+
+async def _insert_predictions(
+    connection: AsyncConnection[Any], rows: Sequence[tuple[Any, ...]], entries: Sequence[_Entry]
+) -> None:
+    """Raises _KeyDestroyed when rows were left out for that; those that were written may be sent again."""
+    written = await connection.execute(INSERT_PREDICTIONS, columns(rows), prepare=True)
+    if written.rowcount < len(rows):  # or a commit is repeated whose acknowledgement was lost
+        found = await connection.execute(DESTROYED_KEYS)
+        destroyed = frozenset(row[0] for row in await found.fetchall())
+        if ids := destroyed & frozenset[UUID]().union(*(entry.key_ids for entry in entries)):
+            raise _KeyDestroyed(ids)

@@ -126,8 +126,8 @@ class Pipeline:
     ) -> Rendered:
         """The rendered answer, recorded. Raises what the request deserves, from the tree in errors.py."""
         policy.require(principal, policy.Action.PREDICT)
-        if idempotency is not None and (first := await self._first_answer(caller, idempotency)) is not None:
-            return _replayed(first)
+        if idempotency is not None and (first := await self._replay(principal, caller, idempotency)) is not None:
+            return first
         deployment = self._deployments.get(request.model_name)
         recorded = await self._answer(principal, caller, deployment, request, bulk=False)
         body = render(recorded[0])
@@ -146,8 +146,8 @@ class Pipeline:
         All requests name the same model and are answered by the same version of it; their records share one commit.
         """
         policy.require(principal, policy.Action.PREDICT)
-        if idempotency is not None and (first := await self._first_answer(caller, idempotency)) is not None:
-            return _replayed(first)
+        if idempotency is not None and (first := await self._replay(principal, caller, idempotency)) is not None:
+            return first
         deployment = self._deployments.get(requests[0].model_name)
         attempts = (self._attempt(principal, caller, deployment, request) for request in requests)
         outcomes = await asyncio.gather(*attempts)
@@ -271,19 +271,29 @@ class Pipeline:
             first = await self._first_answer(caller, idempotency)
             if first is None:
                 raise InternalFault("The first answer under this key is gone.") from taken
-            return _replayed(first)
+            return _replayed(first[0])
         return Rendered(body, recorded=True)
 
-    async def _first_answer(self, caller: Caller, idempotency: Idempotency) -> bytes | None:
+    async def _replay(self, principal: Principal, caller: Caller, idempotency: Idempotency) -> Rendered | None:
+        """What was answered under this key before. Raises Forbidden when the caller may not see it any more."""
+        first = await self._first_answer(caller, idempotency)
+        if first is None:
+            return None
+        answer, patients = first
+        for patient in patients:
+            await policy.patient_of(principal, patient, self._relations)
+        return _replayed(answer)
+
+    async def _first_answer(self, caller: Caller, idempotency: Idempotency) -> tuple[bytes, Sequence[str]] | None:
         if not self._trail.reachable:
             raise AuditUnavailable("The audit database cannot be reached.")
         found = await bounded(self._first_answers.find(caller.principal, idempotency.key))
         if found is None:
             return None
-        mac, answer = found
+        mac, answer, patients = found
         if mac != self._first_answers.request_mac(caller.route, idempotency.body):
             raise IdempotencyConflict("Use a new key for a new request.")
-        return answer
+        return answer, patients
 
 
 def _replayed(body: bytes) -> Rendered:

@@ -120,15 +120,22 @@ async def test_erasing_leaves_the_record_and_takes_what_was_said(
     with engine.begin() as connection:
         before = connection.execute(text("SELECT id, input FROM ml_predictions ORDER BY id")).all()
         assert erase(connection, "p", erasing("p")) == 1
-    await keys.forget_destroyed()
+    # A server that still has the key in memory must not seal anything new with it.
+    late, beside = record("after the erasure, key still in memory", patient="p"), record("beside it", patient="q")
+    await asyncio.gather(trail.record([late, beside]), trail.record([record("of nobody in particular")]))
     history = History(async_engine, keys)
+    assert (await history.one(SEEN_BY_PATIENT, late.id))["input_data"]["text"].startswith("after the erasure")
+    assert (await history.one(Sight(patient="q"), beside.id))["erased"] is False
+    await keys.forget_destroyed()
     shown = await history.one(SEEN_BY_PATIENT, mine.id)
     assert shown["erased"] is True
     assert not {"input_data", "result"} & shown.keys()
     assert (await history.one(Sight(patient="q"), other.id))["input_data"] == {"text": "other"}
     assert await FirstAnswers(async_engine, keys).find("dr", retry) is None
     with engine.connect() as connection:
-        assert connection.execute(text("SELECT id, input FROM ml_predictions ORDER BY id")).all() == before
+        after = connection.execute(text("SELECT id, input FROM ml_predictions ORDER BY id")).all()
+        assert after[:2] == before
+        assert len(after) == 5
         events = connection.execute(text("SELECT action, patient_id, principal FROM audit_events")).all()
     assert [tuple(event) for event in events] == [("erase", "p", "officer")]
     later = record("after the erasure", patient="p")  # the same person may come again, under a new key

@@ -263,7 +263,7 @@ async def test_of_two_requests_with_one_key_only_the_first_is_written(
         await trail.record([record()], first_answer(key, b"late"))
     assert count(database_url) == 2
     answers = FirstAnswers(async_engine, keys)
-    assert await answers.find("dr", key) == (b"mac", b"0")
+    assert await answers.find("dr", key) == (b"mac", b"0", [])
     assert await answers.find("somebody else", key) is None
 
 
