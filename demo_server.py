@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -9,7 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Final
@@ -54,7 +55,12 @@ def run(*, port: int) -> None:
         server = _start_server(environment, port)
         _wait_until_ready(server, port)
         console.print(_welcome(demo, port), markup=False)
-        if server.wait() != 0:
+        while server.poll() is None:
+            if sealer is not None and sealer.poll() is not None:
+                console.print("The sealer has stopped and is started again.")
+                sealer = _start_sealer(environment)
+            time.sleep(0.5)
+        if server.returncode != 0:
             raise SetupError("The server has stopped; its messages are above.")
     except Stopped:
         console.print("Stopping.")
@@ -112,8 +118,7 @@ def _start_server(environment: Mapping[str, str], port: int) -> subprocess.Popen
         "--port",
         str(port),
     ]
-    # A session of its own, so that Ctrl-C reaches us first and things stop in their order.
-    return subprocess.Popen(command, cwd=ROOT, env=dict(environment), start_new_session=True)
+    return _start(command, environment, without=("OWNER_", "SEAL"))
 
 
 def _start_sealer(environment: Mapping[str, str]) -> subprocess.Popen[bytes] | None:
@@ -121,7 +126,19 @@ def _start_sealer(environment: Mapping[str, str]) -> subprocess.Popen[bytes] | N
     if "SEALER_DATABASE_URL" not in environment:
         return None  # somebody else's database, somebody else's sealer
     command = [sys.executable, "-m", "cli", "audit", "seal"]
-    return subprocess.Popen(command, cwd=ROOT, env=dict(environment), start_new_session=True)
+    return _start(command, environment, without=("OWNER_", "DATABASE_", "ENCRYPTION_", "REDIS_", "COGNITO_"))
+
+
+def _start(
+    command: Sequence[str], environment: Mapping[str, str], *, without: tuple[str, ...]
+) -> subprocess.Popen[bytes]:
+    """A process that knows what it needs and nothing else, and ends when we do, however we end.
+
+    In a session of its own, so that Ctrl-C reaches us first and things stop in their order.
+    """
+    known = {name: value for name, value in environment.items() if not name.startswith(without)}
+    follow_us = ["setpriv", "--pdeathsig", "TERM", "--"] if shutil.which("setpriv") else []
+    return subprocess.Popen([*follow_us, *command], cwd=ROOT, env=known, start_new_session=True)
 
 
 def _wait_until_ready(server: subprocess.Popen[bytes], port: int) -> None:

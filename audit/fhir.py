@@ -74,7 +74,7 @@ def _entities(entry: Mapping[str, Any]) -> list[dict[str, Any]]:
             "type": _coding("https://profiles.ihe.net/ITI/BALP/CodeSystem/BasicAuditEntityType", "XrequestId"),
         }
     ]
-    if (patient := entry["patient_id"]) is not None:
+    for patient in [entry["patient_id"]] if entry["patient_id"] is not None else entry.get("patients") or ():
         what: dict[str, Any] = {"identifier": {"value": patient}}
         if _FHIR_ID.fullmatch(patient):
             what["reference"] = f"Patient/{patient}"

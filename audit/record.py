@@ -2,11 +2,14 @@
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Final
 from uuid import UUID
 
 from uuid_utils.compat import uuid7
 
 from database.tables import AuditEvent, IdempotencyKey, PredictionRecord
+
+BREAK_GLASS_PURPOSE: Final = "BTG"  # HL7 v3 PurposeOfUse
 
 
 def new_id() -> UUID:

@@ -26,6 +26,10 @@ _PURPOSES: Final[Mapping[str, str]] = {
     "HQUALIMP": "improvement of models",
 }
 
+# What shows something about a patient to somebody; acts about a patient's access or records do not.
+_SHOWING: Final = frozenset({"predict", "read predictions", "read audit", "read break-glass", "export audit"})
+_SHOWN: Final = frozenset({"success", "replayed"})
+
 Entry = Mapping[str, Any]
 
 
@@ -109,7 +113,7 @@ def disclosures(patient_id: str, entries: Iterable[Entry]) -> list[dict[str, str
         }
         for entry in entries
         if patient_id in (entry["patient_id"], *(entry.get("patients") or ()))
-        if entry["principal"] != patient_id and entry["status"] < 400
+        if entry["principal"] != patient_id and entry["action"] in _SHOWING and entry["outcome"] in _SHOWN
     ]
 
 

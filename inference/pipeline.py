@@ -7,7 +7,7 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 from uuid import UUID
 
 import orjson
@@ -16,15 +16,13 @@ from access import policy
 from access.principal import Principal
 from audit.data_keys import DataKeys, subject_of
 from audit.history import FirstAnswers
-from audit.record import Caller, FirstAnswer, Record, new_id
+from audit.record import BREAK_GLASS_PURPOSE, Caller, FirstAnswer, Record, new_id
 from audit.trail import KeyTaken, Trail
 from database.reading import bounded
 from errors import AuditUnavailable, FollowupError, IdempotencyConflict, InternalFault, Overloaded
 from inference.cache import CacheKeys, ResultCache
 from inference.deployments import Deployment, Deployments
 from inference.single_flight import SingleFlight
-
-_BREAK_GLASS: Final = "BTG"  # HL7 v3 PurposeOfUse
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,7 +170,7 @@ class Pipeline:
         started = time.perf_counter()
         patient_id, relation = await policy.patient_of(principal, request.patient_id, self._relations)
         if relation is policy.Relation.BREAK_GLASS:
-            caller = replace(caller, purpose_of_use=_BREAK_GLASS)
+            caller = replace(caller, purpose_of_use=BREAK_GLASS_PURPOSE)
         identity = deployment.identity
         item = deployment.runner.parse(request.input_data)
         try:

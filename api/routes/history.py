@@ -1,7 +1,8 @@
 """What was predicted: the caller's view of the audit trail."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
+from dataclasses import replace
 from typing import Any, Final
 from uuid import UUID
 
@@ -14,6 +15,7 @@ from api.answers import answer, whole_number
 from api.routing import BASE, Admitted, QueryParameter, Route
 from api.schemas import Amended, AmendmentRequest, HistoryPage, RecordShown
 from api.system import System
+from audit.record import BREAK_GLASS_PURPOSE
 from database.reading import Sight, bounded
 from errors import FieldFault, Forbidden, InvalidInput, NotFound
 
@@ -58,7 +60,7 @@ async def history(system: System, admitted: Admitted) -> Response:
             model_name=query.get("model_name"),
         )
     )
-    admitted.visit.patients = [item["patient_id"] for item in page.items if item["patient_id"] is not None]
+    await _say_whose(system, admitted, {item["patient_id"] for item in page.items if item["patient_id"] is not None})
     items = [_shown(admitted.principal, item) for item in page.items]
     return answer({"items": items, "next_cursor": page.next_cursor})
 
@@ -86,8 +88,18 @@ async def _record(system: System, admitted: Admitted) -> dict[str, Any]:
         raise NotFound("There is no such prediction.") from error
     admitted.visit.target = str(prediction_id)
     record = await bounded(system.history.one(sight_of(admitted.principal), prediction_id))
-    admitted.visit.patients = [record["patient_id"]] if record["patient_id"] is not None else []
+    await _say_whose(system, admitted, {record["patient_id"]} if record["patient_id"] is not None else set())
     return record
+
+
+async def _say_whose(system: System, admitted: Admitted, patients: Set[str]) -> None:
+    """Tell the trail whose records are shown, and that it is by break-glass where it is."""
+    admitted.visit.patients = sorted(patients)
+    reader = admitted.principal
+    if reader.has(Role.CLINICIAN):
+        relations = [await system.care_team.relation(reader.subject, patient) for patient in patients]
+        if Relation.BREAK_GLASS in relations:
+            admitted.visit.caller = replace(admitted.caller, purpose_of_use=BREAK_GLASS_PURPOSE)
 
 
 ROUTES = (

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import httpx
@@ -68,6 +69,36 @@ def test_it_serves_what_it_prints_and_ctrl_c_stops_all_in_order(demo_home: Path)
     assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
     left = [p.cmdline() for p in psutil.process_iter() if any(str(demo_home) in word for word in _words(p))]
     assert left == []
+
+
+def test_killing_it_leaves_no_server_and_the_server_has_no_key_of_the_sealer(demo_home: Path) -> None:
+    environment = {**os.environ, "FOLLOWUP_HOME": str(demo_home)}
+    command = [*FOLLOWUP, "up", "--port", "8732"]
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "Ctrl-C stops everything" in line:
+            break
+    ours = psutil.Process(process.pid).children(recursive=True)
+    server = next(child for child in ours if "_bentoml_impl.worker.service" in " ".join(_words(child)))
+    (sealer,) = (child for child in ours if _words(child)[-2:] == ["audit", "seal"])
+    assert not {"SEAL_KEY_FILE", "SEALER_DATABASE_URL", "OWNER_DATABASE_URL"} & server.environ().keys()
+    assert not {"ENCRYPTION_KEY_FILE", "DATABASE_URL"} & sealer.environ().keys()
+    sealer.kill()
+    deadline = time.monotonic() + 30
+    while not any(_words(child)[-2:] == ["audit", "seal"] for child in psutil.Process(process.pid).children()):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    ours = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    process.communicate()
+    _, alive = psutil.wait_procs(ours, timeout=40)
+    # PostgreSQL and Valkey belong to whoever uses them: the next one joins them, and the last one out stops them.
+    left = [child.name() for child in alive if child.status() != psutil.STATUS_ZOMBIE]
+    assert not [name for name in left if "postgres" not in name and "valkey" not in name]
+    demo = Demo(demo_home)
+    demo.start()
+    demo.stop()
 
 
 def _words(process: psutil.Process) -> list[str]:

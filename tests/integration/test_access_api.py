@@ -291,3 +291,21 @@ def test_over_quota_is_429_with_when_to_come_back(small: Server, issuer: DevIssu
             client.get("/models", headers=others).status_code == 200
         )  # who has a token is not kept out by who has none
         assert httpx.get(f"{small.url}/readyz").status_code == 200
+
+
+def test_an_answer_is_given_again_only_to_who_may_still_see_it(server: Server, issuer: DevIssuer) -> None:
+    clinician, patient = str(uuid.uuid4()), str(uuid.uuid4())
+    server.relate(clinician, patient)
+    headers = bearer(issuer, "clinician", subject=clinician) | {"Idempotency-Key": str(uuid.uuid4())}
+    body = {"text": "chest pain, took warfarin", "patient_id": patient}
+
+    def ask() -> httpx.Response:
+        return httpx.post(f"{server.url}{BASE}/predict/symptom-analysis", json=body, headers=headers, timeout=30)
+
+    first, again = ask(), ask()
+    assert first.status_code == 200
+    assert again.content == first.content
+    admin = bearer(issuer, "admin")
+    withdrawn = httpx.delete(f"{server.url}{BASE}/care-team/{clinician}/{patient}", headers=admin)
+    assert withdrawn.status_code == 204
+    assert ask().status_code == 403
