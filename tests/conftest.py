@@ -15,6 +15,7 @@ from sqlalchemy import Engine
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 os.environ["BENTOML_DO_NOT_TRACK"] = "True"
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 ROOT = Path(__file__).resolve().parent.parent
 # Trained once and kept: the same code and corpus give the same models, so a second run need not train again.
 TRAINED = ROOT / ".followup" / "tests"

@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import os
 import socket
 import struct
 import sys
@@ -63,6 +64,7 @@ def main() -> None:
         {"REDIS_SOCKET": given["valkey"]},
         encryption_key=given["encryption_key"],
     )
+    os.environ.pop("ORT_DISABLE_TELEMETRY", None)  # the server must see to that itself
     server.start()
     statuses = ask(server, issuer)
     server.stop()
