@@ -46,8 +46,8 @@ def withdraw(clinician: Clinician, patient: Patient) -> None:
     from access.care_team import withdrawn
 
     statement = withdrawn(_named(clinician), _named(patient))
-    if not _act(lambda _by: statement, "withdraw care team", target=clinician, patients=[patient]):
-        raise SetupError("There is no such relation.")
+    nothing = "There is no such relation."
+    _act(lambda _by: statement, "withdraw care team", nothing=nothing, target=clinician, patients=[patient])
     console.print("Withdrawn", highlight=False)
 
 
@@ -94,8 +94,8 @@ def restore(sub: Sub = None, login: Login = None, jti: Jti = None) -> None:
     from access.denylist import restoration
 
     kind, value = _one_of(sub, login, jti)
-    if not _act(lambda _by: restoration(kind, value), "restore", target=f"{kind}:{value}", patients=[]):
-        raise SetupError("There is no such revocation.")
+    nothing = "There is no such revocation."
+    _act(lambda _by: restoration(kind, value), "restore", nothing=nothing, target=f"{kind}:{value}", patients=[])
     console.print("Restored", highlight=False)
 
 
@@ -107,14 +107,19 @@ def _one_of(sub: str | None, login: str | None, jti: str | None) -> "tuple[Kind,
     return named[0][0], _named(named[0][1])
 
 
-def _act(statement: Callable[[str], Any], action: str, **about: Any) -> list[dict[str, Any]]:
-    """The rows that a statement returns, given who does it; that it was done is recorded with it."""
+def _act(statement: Callable[[str], Any], action: str, *, nothing: str = "", **about: Any) -> list[dict[str, Any]]:
+    """The rows that a statement returns, given who does it; that it was done is recorded with it.
+
+    With `nothing`, raises SetupError of these words when it did nothing.
+    """
     from access.principal import Role
     from commands.operator import operating
 
     with operating(Role.ADMIN) as operator, operator.engine.begin() as connection:
         done = connection.execute(statement(operator.principal.subject))
         rows = [dict(row) for row in done.mappings()] if done.returns_rows else []
+        if nothing and not rows:
+            raise SetupError(nothing)
         if rows and "patients" not in about:
             about["patients"] = [row["patient_id"] for row in rows]
         operator.record(connection, action, **about)
