@@ -16,6 +16,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from access.principal import Principal, Role
+from access.recording import Record, changed
 from database.reading import bounded
 from database.tables import BreakGlass as Row
 from errors import Conflict, Forbidden, NotFound
@@ -79,8 +80,13 @@ class BreakGlass:
         self._alarm = alarm
         self._changed = changed
 
-    async def start(self, principal: Principal, patient_id: str, reason: str, minutes: int) -> Broken:
-        """Relate a clinician to a patient for so many minutes. `reason` has 10 to 500 characters."""
+    async def start(
+        self, principal: Principal, patient_id: str, reason: str, minutes: int, record: Record | None = None
+    ) -> Broken:
+        """Relate a clinician to a patient for so many minutes. `reason` has 10 to 500 characters.
+
+        `record` gets the row's id and patient_id. Raises Unavailable: then nothing is in force.
+        """
         break_id = uuid4()
         key = await self._keys.current(f"patient:{patient_id}")
         values = {
@@ -92,22 +98,18 @@ class BreakGlass:
             "started_at": func.now(),
             "expires_at": func.now() + timedelta(minutes=minutes),
         }
-        expires_at = await bounded(self._insert(values))
+        inserted = insert(Row).values(values).returning(_ROW.id, _ROW.patient_id, _ROW.expires_at)
+        row = await changed(self._engine, inserted, record)
+        assert row is not None
         self._changed(principal.subject, patient_id)
         self._alarm()
         log.warning("break-glass: %s is in force for %d minutes and must be reviewed", break_id, minutes)
-        return Broken(break_id, expires_at)
-
-    async def _insert(self, values: Mapping[str, Any]) -> datetime:
-        async with self._engine.begin() as connection:
-            inserted = await connection.execute(insert(Row).values(values).returning(_ROW.expires_at))
-            expires_at: datetime = inserted.scalar_one()
-            return expires_at
+        return Broken(break_id, row["expires_at"])
 
     async def listing(self, principal: Principal, *, unreviewed: bool = False) -> Sequence[Mapping[str, Any]]:
         """Newest first, at most 200: all for who may review them, for clinicians their own.
 
-        `reason` is None where the patient's key was destroyed.
+        `reason` is for auditors and for whoever gave it; None for others, and where the patient's key was destroyed.
         """
         query = select(*_ROW).order_by(_ROW.started_at.desc(), _ROW.id).limit(LARGEST_LIST)
         if not principal.has(Role.AUDITOR, Role.ADMIN):
@@ -116,34 +118,34 @@ class BreakGlass:
             query = query.where(_ROW.reviewed_at.is_(None))
         rows = await bounded(self._rows(query))
         keys = await self._keys.by_id({row["key_id"] for row in rows})
-        return [_shown(row, keys.get(row["key_id"])) for row in rows]
+        auditor = principal.has(Role.AUDITOR)
+        return [
+            _shown(row, keys.get(row["key_id"]) if auditor or row["clinician"] == principal.subject else None)
+            for row in rows
+        ]
 
     async def _rows(self, query: Any) -> Sequence[Mapping[str, Any]]:
         async with self._engine.connect() as connection:
             return [dict(row) for row in (await connection.execute(query)).mappings()]
 
-    async def review(self, principal: Principal, break_id: UUID) -> str:
-        """Sign that it was looked at; whom it was about.
+    async def review(self, principal: Principal, break_id: UUID, record: Record | None = None) -> str:
+        """Sign that it was looked at; whom it was about. `record` gets the row's patient_id.
 
         Raises NotFound, Forbidden for one's own, Conflict when it was reviewed before.
         """
-        return await bounded(self._review(principal.subject, break_id))
-
-    async def _review(self, reviewer: str, break_id: UUID) -> str:
-        async with self._engine.begin() as connection:
-            statement = (
-                update(Row)
-                .where(_ROW.id == break_id, _ROW.reviewed_at.is_(None), _ROW.clinician != reviewer)
-                .values(reviewed_by=reviewer, reviewed_at=func.now())
-                .returning(_ROW.patient_id)
-            )
-            if (reviewed := (await connection.execute(statement)).first()) is not None:
-                patient_id: str = reviewed.patient_id
-                return patient_id
-            found = (await connection.execute(select(_ROW.clinician).where(_ROW.id == break_id))).first()
-        if found is None:
+        statement = (
+            update(Row)
+            .where(_ROW.id == break_id, _ROW.reviewed_at.is_(None), _ROW.clinician != principal.subject)
+            .values(reviewed_by=principal.subject, reviewed_at=func.now())
+            .returning(_ROW.patient_id)
+        )
+        if (reviewed := await changed(self._engine, statement, record)) is not None:
+            patient_id: str = reviewed["patient_id"]
+            return patient_id
+        rows = await bounded(self._rows(select(_ROW.clinician).where(_ROW.id == break_id)))
+        if not rows:
             raise NotFound("There is no such break-glass.")
-        if found.clinician == reviewer:
+        if rows[0]["clinician"] == principal.subject:
             raise Forbidden("Somebody else must review it.")
         raise Conflict("It was reviewed before.")
 

@@ -14,14 +14,14 @@ from datetime import timedelta
 from typing import Any, Final
 
 from sqlalchemy import bindparam, case, func, select, text, update
-from sqlalchemy.dialects.postgresql import Insert, insert
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncEngine
-from sqlalchemy.sql.dml import Update
 
 from access.policy import Relation
+from access.recording import Record, changed
 from database.reading import bounded
 from database.tables import CareTeamMember
-from errors import FollowupError, NotFound, Unavailable
+from errors import FollowupError, Forbidden, NotFound, Unavailable
 
 log = logging.getLogger(__name__)
 
@@ -126,17 +126,23 @@ class CareTeam:
         if len(self._known) > _MOST_IN_MEMORY:
             self._known.popitem(last=False)
 
-    async def grant(self, clinician: str, patient_id: str, *, by: str, days: int | None = None) -> Mapping[str, Any]:
-        """Put a clinician on a patient's care team, for so many days or without an end."""
-        rows = await bounded(self._change(granted(clinician, patient_id, by=by, days=days)))
-        self.forget(clinician, patient_id)
-        return rows[0]
+    async def grant(
+        self, clinician: str, patient_id: str, *, by: str, days: int | None = None, record: Record | None = None
+    ) -> Mapping[str, Any]:
+        """Put a clinician on a patient's care team, for so many days or without an end.
 
-    async def withdraw(self, clinician: str, patient_id: str) -> None:
-        """End a relation now; that it was stays on record. Raises NotFound when there is none."""
-        rows = await bounded(self._change(withdrawn(clinician, patient_id)))
+        Raises Forbidden for oneself, Unavailable: then nothing is in force.
+        """
+        row = await changed(self._engine, granted(clinician, patient_id, by=by, days=days), record)
+        assert row is not None
         self.forget(clinician, patient_id)
-        if not rows:
+        return row
+
+    async def withdraw(self, clinician: str, patient_id: str, record: Record | None = None) -> None:
+        """End a relation now; that it was stays on record. Raises NotFound when there is none."""
+        row = await changed(self._engine, withdrawn(clinician, patient_id), record)
+        self.forget(clinician, patient_id)
+        if row is None:
             raise NotFound("There is no such relation.")
 
     async def members(self, clinician: str) -> Sequence[Mapping[str, Any]]:
@@ -147,16 +153,14 @@ class CareTeam:
         async with self._engine.connect() as connection:
             return [dict(row) for row in (await connection.execute(team_of(clinician))).mappings()]
 
-    async def _change(self, statement: Insert | Update) -> Sequence[Mapping[str, Any]]:
-        async with self._engine.begin() as connection:
-            return [dict(row) for row in (await connection.execute(statement)).mappings()]
-
 
 _SHOWN: Final = (_ROW.clinician, _ROW.patient_id, _ROW.since, _ROW.until, _ROW.granted_by)
 
 
 def granted(clinician: str, patient_id: str, *, by: str, days: int | None = None) -> Any:
-    """The statement that grants, for whoever has a connection; returns the row."""
+    """The statement that grants, for whoever has a connection; returns the row. Raises Forbidden for oneself."""
+    if clinician == by:
+        raise Forbidden("Nobody puts themselves on a care team: somebody else has to.")
     until = None if days is None else func.now() + timedelta(days=days)
     new = insert(CareTeamMember).values(clinician=clinician, patient_id=patient_id, until=until, granted_by=by)
     return new.on_conflict_do_update(

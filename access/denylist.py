@@ -11,12 +11,14 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Final, Literal
 
-from sqlalchemy import Connection, case, func, or_, select, tuple_
+from sqlalchemy import Connection, case, func, or_, select, tuple_, update
 from sqlalchemy.dialects.postgresql import Insert, insert
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.sql.dml import Update
 
 from access.principal import Principal
+from access.recording import Record, changed
 from database.reading import bounded
 from database.tables import Revocation
 from errors import Unauthenticated, Unavailable
@@ -76,17 +78,16 @@ class Denylist:
             rows = (await connection.execute(query)).all()
         return frozenset((kind, value) for kind, value in rows)
 
-    async def revoke(self, kind: Kind, value: str, *, by: str, hours: int | None = None) -> None:
+    async def revoke(
+        self, kind: Kind, value: str, *, by: str, hours: int | None = None, record: Record | None = None
+    ) -> None:
         """Let nobody in by this token, login or subject: for so many hours, or for good.
 
-        Here at once, at other servers within a second or two. A revocation is never shortened.
+        Here at once, at other servers within a second or two. A revocation is never shortened,
+        but may be undone: `restoration`. Raises Unavailable: then nothing is in force.
         """
-        await bounded(self._write(revocation(kind, value, by=by, hours=hours)))
+        await changed(self._engine, revocation(kind, value, by=by, hours=hours), record)
         self._revoked |= {(kind, value)}
-
-    async def _write(self, statement: Insert) -> None:
-        async with self._engine.begin() as connection:
-            await connection.execute(statement)
 
     async def _follow(self) -> None:
         well = True
@@ -129,4 +130,14 @@ def revocation(kind: Kind, value: str, *, by: str, hours: int | None = None) -> 
             "revoked_by": new.excluded.revoked_by,
             "revoked_at": func.now(),
         },
+    )
+
+
+def restoration(kind: Kind, value: str) -> Update:
+    """The statement that ends a revocation now and returns it if there was one; that it was stays on record."""
+    return (
+        update(Revocation)
+        .where(_ROW.kind == kind, _ROW.value == value, _IN_FORCE)
+        .values(until=func.now())
+        .returning(_ROW.kind)
     )

@@ -23,6 +23,7 @@ from jwt.algorithms import RSAAlgorithm
 ISSUER: Final = "https://cognito-idp.local/followup-demo"
 CLIENT_ID: Final = "followup-demo"
 KEY_ID: Final = "followup-demo-1"
+SERVICE_SCOPE: Final = "followup-ml/predict"  # the default of COGNITO_SERVICE_SCOPE
 LIFETIME_S: Final = 900  # as long as an access token may live here
 
 
@@ -50,8 +51,12 @@ class DevIssuer:
         return key
 
     def token(self, roles: Sequence[str], subject: str, *, lifetime_s: int = LIFETIME_S, **claims: Any) -> str:
-        """An access token; `claims` replace or add single claims, which is how tests make bad ones."""
+        """An access token; `claims` replace or add single claims, which is how tests make bad ones.
+
+        A service's is that of a client-credentials grant: about the client, whatever `subject` says.
+        """
         now = int(time.time())
+        service = list(roles) == ["service"]
         payload = {
             "sub": subject,
             "iss": ISSUER,
@@ -65,8 +70,12 @@ class DevIssuer:
             "jti": str(uuid.uuid4()),
             "origin_jti": str(uuid.uuid4()),
             "username": subject,
-            **claims,
         }
+        if service:
+            payload |= {"sub": CLIENT_ID, "scope": SERVICE_SCOPE}
+            for name in ("cognito:groups", "origin_jti", "username"):
+                del payload[name]
+        payload |= claims
         return jwt.encode(payload, self._key, algorithm="RS256", headers={"kid": KEY_ID})
 
 

@@ -15,7 +15,7 @@ from typing import Any, Final
 import jwt
 
 from access.jwks import KeySource
-from access.principal import Principal, Role
+from access.principal import ANONYMOUS, Principal, Role
 from errors import Unauthenticated
 
 LONGEST_LIFETIME_S: Final = 900  # 45 CFR 164.312(a)(2)(iii): who leaves is logged off
@@ -27,7 +27,7 @@ _MOST_GROUPS: Final = 100
 _COMPACT: Final = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
 _IDENTIFIER: Final = re.compile(r"[A-Za-z0-9_.:\-]{1,128}")  # also what a patient's id looks like
 _WORDS: Final = "The token is not valid."
-_ROLES: Final = frozenset(Role)
+_ROLES: Final = frozenset(Role) - {Role.SERVICE}  # that one is no group: a person in it would be let in as a service
 
 
 class _Malformed(Exception):
@@ -131,6 +131,7 @@ class TokenVerifier:
             and isinstance(client_id, str)
             and client_id in self._client_ids
             and _is_identifier(subject)
+            and subject != ANONYMOUS.subject  # who has no token has that name on record
             and _is_identifier(token_id)
             and ("origin_jti" not in claims or _is_identifier(login))
             and isinstance(claims.get("scope", ""), str)

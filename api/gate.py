@@ -8,6 +8,7 @@ nothing leaves before the trail has it: predictions write their own records, for
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from contextlib import suppress
+from http import HTTPStatus
 from typing import Any, Final
 from uuid import UUID, uuid4
 
@@ -61,10 +62,22 @@ class Gate:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
         elif scope["type"] == "websocket":
-            await receive()
-            await send({"type": "websocket.close", "code": 4404})
+            await self._websocket(scope, receive, send)
         else:
             await self._http(scope, receive, send)
+
+    async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """There are none: refused, with an event as any request that is refused."""
+        headers = headers_of(scope)
+        template = self._table.template("GET", scope["path"])
+        request_id = as_uuid(headers.get("x-request-id")) or uuid4()
+        system = self._system()
+        await receive()
+        with suppress(AuditUnavailable):  # the answer tells nothing that the trail should have first
+            visit = Visit(caller_of(scope, headers, request_id, template, ANONYMOUS))
+            await _record(system, visit, HTTPStatus.FORBIDDEN)
+        system.metrics.request(template, HTTPStatus.FORBIDDEN)
+        await send({"type": "websocket.close", "code": 4404})  # before it was accepted: 403
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = headers_of(scope)
@@ -77,7 +90,7 @@ class Gate:
         visit = Visit(caller_of(scope, headers, request_id, template, ANONYMOUS))
         outbound = _Outbound(send, request_id, before=lambda status: _record(system, visit, status))
         try:
-            refuse_repeated(scope)
+            await _refuse_repeated(system, scope)
             principal = ANONYMOUS if self._is_open(system, scope) else await _authenticate(system, scope, headers)
             visit.caller = caller_of(scope, headers, request_id, template, principal)
             if principal is not ANONYMOUS:
@@ -270,9 +283,22 @@ async def _authenticate(system: System, scope: Scope, headers: Mapping[str, str]
             raise Unauthenticated("Send a token: Authorization: Bearer …")
         return await system.verifier.verify(token.strip())
     except Unauthenticated:
-        client = scope.get("client")
-        await system.quotas.spend_anonymous(client[0] if client else None)
+        await _spend_anonymous(system, scope)
         raise
+
+
+async def _refuse_repeated(system: System, scope: Scope) -> None:
+    """As refuse_repeated, and on the account of the address: which token would count is not known."""
+    try:
+        refuse_repeated(scope)
+    except InvalidInput:
+        await _spend_anonymous(system, scope)
+        raise
+
+
+async def _spend_anonymous(system: System, scope: Scope) -> None:
+    client = scope.get("client")
+    await system.quotas.spend_anonymous(client[0] if client else None)
 
 
 def _error_for(status: int) -> FollowupError:

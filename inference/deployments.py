@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
@@ -59,7 +59,7 @@ class Deployments:
         self._signatures = signatures
         self._refresh_s = refresh_s
         self._active: dict[str, Deployment] = {}
-        self._known: frozenset[str] = frozenset()
+        self._known: set[str] = set()  # what is promoted, or was while this process runs
         self._following: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
@@ -68,6 +68,7 @@ class Deployments:
         Raises SetupError when one cannot be loaded: better no server than one with half its models.
         """
         for registered in await self._champions():
+            await self._require(registered.name, registered.version, registered.digest, promoted=True)
             self._active[registered.name] = await self._load(registered)
         if not self._active:
             raise SetupError("No model is promoted. Train one: followup train ner; followup train deterioration.")
@@ -100,7 +101,7 @@ class Deployments:
     async def _champions(self) -> Sequence[Registered]:
         async with self._engine.connect() as connection:
             champions = await connection.run_sync(catalog.champions)
-        self._known = frozenset(champion.name for champion in champions)
+        self._known |= {champion.name for champion in champions}
         return champions
 
     async def _follow(self) -> None:
@@ -113,28 +114,38 @@ class Deployments:
 
     async def _refresh(self) -> None:
         champions = await self._champions()
+        await self._drop_what_may_not_answer({champion.name for champion in champions})
         for registered in champions:
             current = self._active.get(registered.name)
             if current is not None and current.identity.id == registered.id:
                 continue
             try:
+                await self._require(registered.name, registered.version, registered.digest, promoted=True)
                 self._active[registered.name] = await self._load(registered)
             except SetupError as error:
                 log.error("%s:%s is not loaded: %s", registered.name, registered.version, error)
-        for name in set(self._active) - self._known:
-            del self._active[name]
 
-    async def _load(self, registered: Registered) -> Deployment:
+    async def _drop_what_may_not_answer(self, promoted: Collection[str]) -> None:
+        """Take away each version that was rejected since it was loaded, or that nothing promotes any more."""
+        for name, deployment in list(self._active.items()):
+            identity = deployment.identity
+            try:
+                await self._require(name, identity.version, identity.digest)
+                if name not in promoted:
+                    raise SetupError(f"No version of {name} is promoted: followup models promote")
+            except SetupError as error:
+                log.error("%s:%s answers no longer: %s", name, identity.version, error)
+                del self._active[name]
+
+    async def _require(self, name: str, version: str, digest: str, *, promoted: bool = False) -> None:
+        """Raises SetupError unless the signed acts let these files answer."""
         check = partial(
-            require_approval,
-            name=registered.name,
-            version=registered.version,
-            digest=registered.digest,
-            author=registered.created_by,
-            key=self._signatures,
+            require_approval, name=name, version=version, digest=digest, key=self._signatures, promoted=promoted
         )
         async with self._engine.connect() as connection:
             await connection.run_sync(check)
+
+    async def _load(self, registered: Registered) -> Deployment:
         deployment = await asyncio.get_running_loop().run_in_executor(self._executor, self._open, registered)
         log.info("loaded %s:%s (sha256 %s)", registered.name, registered.version, registered.digest[:12])
         return deployment

@@ -13,7 +13,7 @@ from sqlalchemy.sql import func
 
 from database.tables import ModelVersion
 from errors import SetupError, UnknownModel
-from registry.signatures import Meaning, Signer, require_approval
+from registry.signatures import CHALLENGER, Meaning, Signer, acts_on, require_approval, standing
 from registry.store import StoredModel
 
 Alias = Literal["champion", "challenger"]
@@ -46,12 +46,18 @@ class Registered:
 
 
 def register(connection: Connection, stored: StoredModel, author: Signer) -> Registered:
-    """Write a stored version into the catalog, signed by its author; one that is there must have the same digest."""
+    """Write a stored version into the catalog, signed by its author; one that is there must have the same digest.
+
+    One from before acts were signed is signed for now.
+    """
     manifest = stored.manifest
     known = find(connection, manifest.name, manifest.version)
     if known is not None:
         if known.digest != stored.digest:
             raise SetupError(f"{stored.tag} is registered with another digest; versions are never overwritten.")
+        acts = acts_on(connection, known.name, known.version)
+        if not any(act.meaning == "registered" and act.model_digest == known.digest for act in acts):
+            author.sign(connection, name=known.name, version=known.version, digest=known.digest, meaning="registered")
         return known
     card = stored.path / "model_card.md"
     connection.execute(
@@ -80,15 +86,29 @@ def register(connection: Connection, stored: StoredModel, author: Signer) -> Reg
 def approve(
     connection: Connection, stored: StoredModel, approver: Signer, *, comment: str = "", meaning: Meaning = "approved"
 ) -> None:
-    """Sign that a version may answer, or with meaning "rejected" that it may not.
+    """Sign that a version may answer, or with meaning "rejected" that it may not, or no longer: then nothing answers.
 
-    Raises UnknownModel, or SetupError when the files are not those that were registered or the approver is the author.
+    Raises UnknownModel, or SetupError when the files are not those that were registered, the approver is the author or
+    nobody signed as the author.
     """
     registered = _required(connection, stored.manifest.name, stored.manifest.version)
     if registered.digest != stored.digest:
         raise SetupError(f"{stored.tag} is not what was registered: its digest differs. It is not approved.")
     if registered.created_by == approver.subject:
         raise SetupError("Nobody approves their own model: another approver has to sign.")
+    if meaning == "approved":
+        # Who the author is, their signature says: the catalog's column is only what somebody wrote there.
+        authors = standing(
+            connection,
+            name=registered.name,
+            version=registered.version,
+            digest=registered.digest,
+            key=approver.key,
+        ).authors
+        if not authors:
+            raise SetupError(f"Nobody signed for {stored.tag} as its author: followup models register {stored.tag}")
+        if approver.subject in authors:
+            raise SetupError("Nobody approves their own model: another approver has to sign.")
     approver.sign(
         connection,
         name=registered.name,
@@ -97,6 +117,8 @@ def approve(
         meaning=meaning,
         comment=comment,
     )
+    if meaning == "rejected":
+        connection.execute(update(ModelVersion).where(_ROW.id == registered.id).values(alias=None))
 
 
 def promote(
@@ -115,10 +137,9 @@ def promote(
     candidate = _required(connection, name, version)
     if candidate.stage == "experimental" and alias == "champion":
         raise SetupError(f"{name}:{version} is experimental: too little data stands behind it to let it answer.")
-    require_approval(
-        connection, name=name, version=version, digest=candidate.digest, author=candidate.created_by, key=by.key
-    )
-    by.sign(connection, name=name, version=version, digest=candidate.digest, meaning=meaning)
+    require_approval(connection, name=name, version=version, digest=candidate.digest, key=by.key)
+    comment = CHALLENGER if alias == "challenger" else ""
+    by.sign(connection, name=name, version=version, digest=candidate.digest, meaning=meaning, comment=comment)
     connection.execute(update(ModelVersion).where(_ROW.name == name, _ROW.alias == alias).values(alias=None))
     connection.execute(
         update(ModelVersion)
@@ -132,12 +153,13 @@ def roll_back(connection: Connection, name: str, *, by: Signer) -> Registered:
     query = select(*_ROW).where(
         _ROW.name == name, _ROW.promoted_at.is_not(None), _ROW.alias.is_distinct_from("champion")
     )
-    row = connection.execute(query.order_by(_ROW.promoted_at.desc()).limit(1)).mappings().first()
-    if row is None:
-        raise SetupError(f"No other version of {name} has answered before.")
-    previous = Registered(**row)
-    promote(connection, name, previous.version, by=by, meaning="rolled-back")
-    return previous
+    for row in connection.execute(query.order_by(_ROW.promoted_at.desc())).mappings().all():
+        previous = Registered(**row)
+        found = standing(connection, name=name, version=previous.version, digest=previous.digest, key=by.key)
+        if found.approved:  # one that was rejected since does not come back
+            promote(connection, name, previous.version, by=by, meaning="rolled-back")
+            return previous
+    raise SetupError(f"No other version of {name} has answered before.")
 
 
 def _required(connection: Connection, name: str, version: str) -> Registered:

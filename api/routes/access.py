@@ -1,12 +1,15 @@
 """Care teams, break-glass and revocations."""
 
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 from uuid import UUID
 
+from sqlalchemy import Connection
 from starlette.responses import Response
 
 from access import care_team
 from access.policy import Action
+from access.recording import Record
 from api.answers import answer, whole_number
 from api.routing import BASE, Admitted, QueryParameter, Route
 from api.schemas import (
@@ -18,17 +21,35 @@ from api.schemas import (
     RevocationRequest,
 )
 from api.system import System
+from audit.rows import INSERT_EVENTS, columns, event_row
 from errors import FieldFault, InvalidInput, NotFound
 
 _TRUTH: Final = {"true": True, "false": False}
+
+
+def _on_record(admitted: Admitted, status: int) -> Record:
+    """Writes the event of a change with the connection that makes it: neither is in force without the other."""
+
+    def record(connection: Connection, row: Mapping[str, Any]) -> None:
+        visit = admitted.visit
+        if "id" in row:
+            visit.target = str(row["id"])
+        if "patient_id" in row:
+            visit.patients = [row["patient_id"]]
+        # A tuple: of a list of lists each would be a row of its own.
+        connection.exec_driver_sql(INSERT_EVENTS, tuple(columns([event_row(visit.event(status), None)])))
+
+    return record
 
 
 async def break_the_glass(system: System, admitted: Admitted) -> Response:
     """One patient, an hour at most."""
     body: BreakGlassRequest = admitted.body
     admitted.visit.patients = [body.patient_id]
-    broken = await system.break_glass.start(admitted.principal, body.patient_id, body.reason, body.minutes)
-    admitted.visit.target = str(broken.id)
+    broken = await system.break_glass.start(
+        admitted.principal, body.patient_id, body.reason, body.minutes, _on_record(admitted, 201)
+    )
+    admitted.visit.recorded = True
     return answer({"id": str(broken.id), "expires_at": broken.expires_at}, status=201)
 
 
@@ -49,7 +70,8 @@ async def review_break_glass(system: System, admitted: Admitted) -> Response:
     except ValueError as error:
         raise NotFound("There is no such break-glass.") from error
     admitted.visit.target = str(break_id)
-    admitted.visit.patients = [await system.break_glass.review(admitted.principal, break_id)]
+    await system.break_glass.review(admitted.principal, break_id, _on_record(admitted, 204))
+    admitted.visit.recorded = True
     return Response(status_code=204)
 
 
@@ -59,7 +81,11 @@ async def grant(system: System, admitted: Admitted) -> Response:
     if "days" in admitted.query:
         days = whole_number(admitted.query, "days", default=1, least=1, most=care_team.LONGEST_DAYS)
     clinician, patient_id = _pair(admitted)
-    return answer(await system.care_team.grant(clinician, patient_id, by=admitted.principal.subject, days=days))
+    row = await system.care_team.grant(
+        clinician, patient_id, by=admitted.principal.subject, days=days, record=_on_record(admitted, 200)
+    )
+    admitted.visit.recorded = True
+    return answer(row)
 
 
 def _pair(admitted: Admitted) -> tuple[str, str]:
@@ -71,7 +97,8 @@ def _pair(admitted: Admitted) -> tuple[str, str]:
 
 async def withdraw(system: System, admitted: Admitted) -> Response:
     """End it now."""
-    await system.care_team.withdraw(*_pair(admitted))
+    await system.care_team.withdraw(*_pair(admitted), _on_record(admitted, 204))
+    admitted.visit.recorded = True
     return Response(status_code=204)
 
 
@@ -88,7 +115,14 @@ async def revoke(system: System, admitted: Admitted) -> Response:
     """A token, a login or a person is let in no more."""
     body: RevocationRequest = admitted.body
     admitted.visit.target = f"{body.kind}:{body.value}"
-    await system.denylist.revoke(body.kind, body.value, by=admitted.principal.subject, hours=body.hours)
+    await system.denylist.revoke(
+        body.kind,
+        body.value,
+        by=admitted.principal.subject,
+        hours=body.hours,
+        record=_on_record(admitted, 204),
+    )
+    admitted.visit.recorded = True
     return Response(status_code=204)
 
 

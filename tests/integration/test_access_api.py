@@ -30,6 +30,7 @@ class People:
     def __init__(self, server: Server, issuer: DevIssuer) -> None:
         self._server, self._issuer = server, issuer
         self._open: list[httpx.Client] = []
+        self.url = server.url
 
     def __call__(self, *roles: str, subject: str | None = None, **claims: Any) -> httpx.Client:
         token = self._issuer.token(roles, subject or f"{roles[0]}-{uuid.uuid4()}", **claims)
@@ -167,14 +168,32 @@ def test_only_administrators_configure(people: People, role: str) -> None:
 
 
 def test_a_service_predicts_for_whom_it_names_and_reads_nothing_back(people: People) -> None:
-    scope = {"scope": "followup-ml/predict", "sub": CLIENT_ID}
-    without = {"cognito:groups": None, "username": None, "origin_jti": None}
-    assert people("service", **scope, **without).get("/models").status_code == 401  # not what Cognito makes
-    service = people("service")
+    null = {"cognito:groups": None, "username": None, "origin_jti": None}
+    assert people("service", **null).get("/models").status_code == 401  # not what Cognito makes
+    service, person_in_group = people("service"), people("service", "clinician")
+    for client, status in ((service, 200), (person_in_group, 403)):
+        assert httpx.get(f"{people.url}/metrics", headers=client.headers).status_code == status
     answer = service.post(NOTE, json=note(person("patient")))
     assert answer.status_code == 200
     for path in ("/models", "/stats", "/predictions/history", f"/predictions/{answer.json()['prediction_id']}"):
         assert service.get(path).status_code == 403
+
+
+def test_nobody_puts_themselves_on_a_care_team_and_administrators_read_no_reasons(people: People) -> None:
+    both, patient = person("clinician"), person("patient")
+    itself = people("admin", "clinician", subject=both)
+    assert itself.put(f"/care-team/{both}/{patient}").status_code == 403
+    assert itself.post(NOTE, json=note(patient)).status_code == 403
+    body = {"patient_id": patient, "reason": REASON, "minutes": 5}
+    broken = people("clinician").post("/break-glass", json=body).json()["id"]
+    mine = itself.post("/break-glass", json=body).json()["id"]
+
+    def reasons(client: httpx.Client) -> dict[str, str | None]:
+        return {item["id"]: item["reason"] for item in client.get("/break-glass").json()["items"]}
+
+    assert reasons(people("admin"))[broken] is None
+    assert (reasons(itself)[broken], reasons(itself)[mine]) == (None, REASON)
+    assert reasons(people("auditor"))[broken] == REASON
 
 
 @pytest.mark.requirement("S7")
@@ -222,6 +241,13 @@ def test_the_command_line_grants_withdraws_and_revokes(people: People, server: S
         done = run("revoke", *wrong)
         assert done.returncode == 1
         assert len(done.stderr.strip().splitlines()) == 1
+    assert run("grant", operator, patient).returncode == 1
+    assert run("revoke", "--sub", clinician).returncode == 0
+    eventually_answers(doctor, "/models", 401)
+    assert run("restore", "--sub", clinician, role="clinician").returncode == 1
+    assert run("restore", "--sub", clinician).returncode == 0
+    eventually_answers(doctor, "/models", 200)
+    assert run("restore", "--sub", clinician).returncode == 1
     assert run("revoke", "--sub", clinician).returncode == 0
     eventually_answers(doctor, "/models", 401)
     assert run("revoke", "--sub", operator).returncode == 0
@@ -233,6 +259,7 @@ def test_the_command_line_grants_withdraws_and_revokes(people: People, server: S
     assert ("grant care team", patient) in recorded
     assert ("withdraw care team", patient) in recorded
     assert ("revoke", None) in recorded
+    assert [action for action, _ in recorded].count("restore") == 1
 
 
 def test_an_answer_says_how_much_is_left(people: People) -> None:
@@ -286,7 +313,10 @@ def test_over_quota_is_429_with_when_to_come_back(small: Server, issuer: DevIssu
         assert refused.headers["ratelimit-limit"] == "20"
         assert refused.headers["ratelimit-remaining"] == "0"
         assert client.get("/models", headers=others).status_code == 200
-        assert [client.get("/models").status_code for _ in range(7)] == [401] * 5 + [429] * 2
+        twice = [("X-Request-ID", str(uuid.uuid4()))] * 2  # what is refused before anybody asks for a token
+        assert [client.get("/models", headers=twice).status_code for _ in range(3)] == [422] * 3
+        assert [client.get("/models").status_code for _ in range(3)] == [401] * 2 + [429]
+        assert [client.get("/models", headers=twice).status_code for _ in range(2)] == [429] * 2
         assert (
             client.get("/models", headers=others).status_code == 200
         )  # who has a token is not kept out by who has none

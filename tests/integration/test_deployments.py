@@ -222,6 +222,10 @@ async def test_no_version_answers_before_somebody_else_approved_it(
         await deployments.open()
     with engine.begin() as connection:
         catalog.approve(connection, stored, APPROVER)
+    with pytest.raises(SetupError, match="promoted last"):
+        await deployments.open()
+    with engine.begin() as connection:
+        catalog.promote(connection, name, "v1", by=APPROVER)
     await deployments.open()
     assert await asked(deployments, name) == "one"
 
@@ -246,10 +250,9 @@ async def test_an_approval_holds_for_the_files_it_was_given_for_and_for_nothing_
     columns = ("model_name", "model_version", "model_digest", "meaning", "signer", "signed_at", "comment", "signature")
     for changes in forgeries.values():
         values = {column: getattr(act, column) for column in columns} | changes
-        with engine.begin() as connection:
+        with pytest.raises(SetupError, match="is broken"), engine.begin() as connection:
             connection.execute(insert(ModelSignature).values(values))
-        with pytest.raises(SetupError, match="not approved"), engine.begin() as connection:
-            catalog.promote(connection, first.manifest.name, "v2", by=APPROVER)
+            catalog.promote(connection, first.manifest.name, "v2", by=APPROVER)  # and all of it is rolled back
     with pytest.raises(SetupError, match="digest differs"), engine.begin() as connection:
         (second.path / "answer.txt").write_text("changed after it was registered")
         catalog.approve(connection, store.get(first.manifest.name, "v2"), APPROVER)
@@ -265,7 +268,7 @@ async def test_a_rejected_version_is_not_loaded_again_and_the_one_before_can_com
     answer_now(engine, second)
     with engine.begin() as connection:
         catalog.approve(connection, second, APPROVER, meaning="rejected", comment="wrong on short notes")
-    with pytest.raises(SetupError, match="not approved"):
+    with pytest.raises(SetupError, match="No model is promoted"):
         await deployments.open()
     with engine.begin() as connection:
         assert catalog.roll_back(connection, name, by=APPROVER).version == "v1"
@@ -273,6 +276,108 @@ async def test_a_rejected_version_is_not_loaded_again_and_the_one_before_can_com
     assert await asked(deployments, name) == "one"
     meanings = [act.meaning for act in _acts(engine, first)]
     assert meanings == ["registered", "approved", "promoted", "rolled-back"]
+
+
+@pytest.mark.requirement("P4")
+async def test_who_is_the_author_says_their_signature_and_not_the_catalog(engine: Engine, save: Save) -> None:
+    stored = save("v1", "one")
+    with engine.begin() as connection:
+        catalog.register(connection, stored, AUTHOR)
+        connection.exec_driver_sql("UPDATE ml_models SET created_by = 'somebody'")
+    with pytest.raises(SetupError, match="their own"), engine.begin() as connection:
+        catalog.approve(connection, stored, AUTHOR)
+
+
+@pytest.mark.requirement("P4")
+async def test_a_version_that_nobody_signed_for_is_signed_for_again_before_it_is_approved(
+    engine: Engine, save: Save
+) -> None:
+    stored = save("v1", "one")
+    with engine.begin() as connection:
+        catalog.register(connection, stored, AUTHOR)
+    _tamper(engine, "DELETE FROM model_signatures")
+    with pytest.raises(SetupError, match="models register"), engine.begin() as connection:
+        catalog.approve(connection, stored, APPROVER)
+    with engine.begin() as connection:
+        catalog.register(connection, stored, AUTHOR)
+        catalog.register(connection, stored, AUTHOR)
+    assert [act.meaning for act in _acts(engine, stored)] == ["registered"]
+    answer_now(engine, stored)
+
+
+def _tamper(engine: Engine, statement: str) -> None:
+    """What somebody with the owner's password may do."""
+    with engine.begin() as connection:
+        connection.exec_driver_sql("ALTER TABLE model_signatures DISABLE TRIGGER USER")
+        connection.exec_driver_sql(statement)
+        connection.exec_driver_sql("ALTER TABLE model_signatures ENABLE TRIGGER USER")
+
+
+@pytest.mark.requirement("P5")
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "DELETE FROM model_signatures WHERE meaning = 'rejected'",
+        "DELETE FROM model_signatures WHERE id = (SELECT min(id) FROM model_signatures)",
+        "UPDATE model_signatures SET meaning = 'approved' WHERE meaning = 'rejected'",
+        "UPDATE model_signatures SET signer = 'somebody' WHERE meaning = 'registered'",
+    ],
+)
+async def test_an_act_that_was_taken_out_or_changed_breaks_the_chain_and_nothing_loads(
+    deployments: Deployments, engine: Engine, save: Save, statement: str
+) -> None:
+    first, second = save("v1", "one"), save("v2", "two")
+    answer_now(engine, first)
+    answer_now(engine, second)
+    with engine.begin() as connection:
+        catalog.approve(connection, second, APPROVER, meaning="rejected")
+        catalog.roll_back(connection, first.manifest.name, by=APPROVER)
+    _tamper(engine, statement)
+    with pytest.raises(SetupError, match="is broken"):
+        await deployments.open()
+
+
+@pytest.mark.requirement("P4")
+async def test_an_alias_that_was_written_into_the_database_does_not_let_an_older_version_answer(
+    deployments: Deployments, engine: Engine, save: Save
+) -> None:
+    first, second = save("v1", "one"), save("v2", "two")
+    answer_now(engine, first)
+    answer_now(engine, second)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE ml_models SET alias = NULL")
+        connection.exec_driver_sql("UPDATE ml_models SET alias = 'champion' WHERE version = 'v1'")
+    with pytest.raises(SetupError, match="promoted last"):
+        await deployments.open()
+
+
+@pytest.mark.requirement("P4")
+@pytest.mark.parametrize("alias_kept", [False, True])
+async def test_a_running_champion_that_is_rejected_answers_no_longer(
+    deployments: Deployments, engine: Engine, save: Save, caplog: pytest.LogCaptureFixture, alias_kept: bool
+) -> None:
+    stored = save("v1", "one")
+    name = stored.manifest.name
+    answer_now(engine, stored)
+    await deployments.open()
+    with engine.begin() as connection:
+        catalog.approve(connection, stored, APPROVER)  # a second approval takes nothing away
+    await asyncio.sleep(0.2)
+    assert await asked(deployments, name) == "one"
+    with engine.begin() as connection:
+        catalog.approve(connection, stored, Signer("another", KEY), meaning="rejected")
+        if alias_kept:
+            connection.exec_driver_sql("UPDATE ml_models SET alias = 'champion'")
+    await eventually(lambda: not deployments.active)
+    with pytest.raises(ModelNotLoaded):
+        deployments.get(name)
+    assert "answers no longer" in caplog.text
+    with engine.begin() as connection:
+        assert catalog.champions(connection) == [] or alias_kept
+    with engine.begin() as connection:
+        catalog.approve(connection, stored, APPROVER)
+        catalog.promote(connection, name, "v1", by=APPROVER)
+    await eventually(lambda: deployments.is_loaded(name, "v1"))
 
 
 def _acts(engine: Engine, stored: StoredModel) -> Sequence[Signature]:

@@ -149,6 +149,21 @@ async def test_a_client_that_goes_away_is_on_record(
     assert [(trace["kind"], trace.get("outcome")) for trace in found] == [("event", "abandoned")]
 
 
+@pytest.mark.parametrize(
+    ("path", "route"), [("/anything", "unknown"), (f"{BASE}/models", f"{BASE}/models"), ("/livez", "unknown")]
+)
+def test_a_websocket_is_refused_on_record(
+    server: Server, traces: Callable[[str], list[dict[str, Any]]], path: str, route: str
+) -> None:
+    upgrade = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
+    upgrade["Sec-WebSocket-Key"] = "AAAAAAAAAAAAAAAAAAAAAA=="
+    response, request_id = send(server, "GET", path, headers=upgrade)
+    assert response.status_code == 403
+    (event,) = traces(request_id)
+    assert (event["action"], event["route"], event["status"], event["outcome"]) == ("unknown", route, 403, "denied")
+    assert event["principal"] == "anonymous"
+
+
 def test_probes_leave_nothing(server: Server) -> None:
     with psycopg.connect(libpq_url(server.database_url)) as connection:
         query = "SELECT count(*) FROM audit_events"

@@ -176,6 +176,28 @@ async def test_a_persons_token_with_that_scope_is_not_a_service(issuer: DevIssue
     assert (await verifier.verify(client_credentials(issuer, scope, username="somebody"))).roles == set()
 
 
+async def test_a_group_called_service_makes_nobody_a_service(verifier: TokenVerifier, issuer: DevIssuer) -> None:
+    for groups in (["service"], ["clinician", "service"]):
+        person = await verifier.verify(issuer.token(["clinician"], "sub-1", **{"cognito:groups": groups}))
+        assert Role.SERVICE not in person.roles
+        assert person.login is not None
+
+
+async def test_the_dev_issuers_service_is_what_cognito_makes_for_a_client(issuer: DevIssuer) -> None:
+    payload = jwt.decode(issuer.token(["service"], "whoever"), options={"verify_signature": False})
+    made = jwt.decode(client_credentials(issuer, "followup-ml/predict"), options={"verify_signature": False})
+    assert payload.keys() == made.keys()
+    assert (payload["sub"], payload["scope"]) == (made["sub"], made["scope"])
+
+
+@pytest.mark.parametrize("subject", ["anonymous", "a b", "a\tb", "a\u00a0b", " a", "a\n"])
+async def test_a_subject_that_the_trail_would_mix_up_with_others_is_refused(
+    verifier: TokenVerifier, issuer: DevIssuer, subject: str
+) -> None:
+    with pytest.raises(Unauthenticated):
+        await verifier.verify(issuer.token(["clinician"], subject))
+
+
 async def test_a_login_has_a_name_also_without_origin_jti(verifier: TokenVerifier, issuer: DevIssuer) -> None:
     now = int(time.time())
     named = await verifier.verify(issuer.token(["patient"], "sub-1", origin_jti="login-1", auth_time=now - 5000))
