@@ -200,6 +200,10 @@ class SealerSettings(BaseSettings):
     seal_key_file: str = Field(
         "", description="PEM file of the key that signs checkpoints and reports; `followup audit new-key` makes one."
     )
+    seal_state_file: str = Field(
+        "",
+        description="File in which the sealer keeps what it signed last; default: SEAL_KEY_FILE with .state behind it.",
+    )
     audit_origin: str = Field(
         "followup-ml", min_length=1, max_length=128, description="Name of this audit log and of its signing key."
     )
@@ -224,6 +228,11 @@ class SealerSettings(BaseSettings):
         if not self.seal_key_file:
             raise SetupError("Not set: SEAL_KEY_FILE. `followup audit new-key FILE` makes a key.")
         return Path(self.seal_key_file)
+
+    @property
+    def state_file(self) -> Path:
+        """Raises SetupError when neither it nor the key is named."""
+        return Path(self.seal_state_file or f"{self.key_file}.state")
 
     @classmethod
     def settings_customise_sources(

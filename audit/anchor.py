@@ -7,7 +7,9 @@ came after the last anchor is not protected by it.
 import contextlib
 import logging
 import os
+import re
 import threading
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, LiteralString, Protocol
@@ -15,6 +17,7 @@ from typing import Any, Final, LiteralString, Protocol
 import psycopg
 from psycopg import Connection
 
+from audit.checkpoint import BadNote, Verifier
 from errors import SetupError
 
 log = logging.getLogger(__name__)
@@ -47,6 +50,10 @@ class AnchorPlace(Protocol):
         """Keep the checkpoint; fine when the very same is there already. Raises AnchorFailed."""
         ...
 
+    def newest_first(self) -> Iterator[str]:
+        """What is kept there, from the largest tree down. Raises AnchorFailed."""
+        ...
+
 
 class DirectoryAnchor:
     """A folder, on another mount than the database's if it is to be of use."""
@@ -77,6 +84,13 @@ class DirectoryAnchor:
                 os.fsync(folder)
             finally:
                 os.close(folder)
+        except OSError as error:
+            raise AnchorFailed from error
+
+    def newest_first(self) -> Iterator[str]:
+        try:
+            for size in sorted(_sizes(path.name for path in self._folder.iterdir()), reverse=True):
+                yield (self._folder / f"{size}.checkpoint").read_bytes().decode("utf-8", "replace")
         except OSError as error:
             raise AnchorFailed from error
 
@@ -123,6 +137,32 @@ class S3Anchor:
         except (BotoCoreError, ClientError, OSError) as error:
             raise AnchorFailed from error
 
+    def newest_first(self) -> Iterator[str]:
+        """Every version: a later one may cover the locked one, or a marker say that it is deleted."""
+        from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
+
+        try:
+            versions: dict[int, list[str]] = {}
+            pages = self._client.get_paginator("list_object_versions").paginate(
+                Bucket=self._bucket, Prefix=self._prefix
+            )
+            for page in pages:
+                for version in page.get("Versions", ()):
+                    for size in _sizes([version["Key"].removeprefix(self._prefix)]):
+                        versions.setdefault(size, []).append(version["VersionId"])
+            for size in sorted(versions, reverse=True):
+                for version_id in reversed(versions[size]):
+                    where = {"Bucket": self._bucket, "Key": f"{self._prefix}{size}.checkpoint", "VersionId": version_id}
+                    yield self._client.get_object(**where)["Body"].read().decode("utf-8", "replace")
+        except (BotoCoreError, ClientError, OSError) as error:
+            raise AnchorFailed from error
+
+
+def _sizes(names: Iterable[str]) -> Iterator[int]:
+    for name in names:
+        if found := re.fullmatch(r"([1-9][0-9]{0,18})\.checkpoint", name):
+            yield int(found[1])
+
 
 def anchor_place(text: str, *, endpoint: str = "") -> AnchorPlace | None:
     """The place that AUDIT_ANCHOR names, None for none. Raises SetupError."""
@@ -140,12 +180,17 @@ def anchor_place(text: str, *, endpoint: str = "") -> AnchorPlace | None:
     raise SetupError("AUDIT_ANCHOR must be dir:/path or s3://bucket/prefix.")
 
 
-def anchor_newest(connection: Connection[Any], place: AnchorPlace) -> int | None:
-    """Anchor the newest checkpoint, unless it is anchored. Returns its size. Raises AnchorFailed, psycopg.Error."""
+def anchor_newest(connection: Connection[Any], place: AnchorPlace, verifier: Verifier | None = None) -> int | None:
+    """Anchor the newest checkpoint, unless it is anchored. Returns its size.
+
+    Raises AnchorFailed, psycopg.Error, and BadNote when it is not signed: nobody gets that out of the place again.
+    """
     found = connection.execute(_NEWEST, (place.name,)).fetchone()
     if found is None:
         return None
     size, note = found
+    if verifier is not None and verifier.checkpoint(note).size != size:
+        raise BadNote
     place.put(size, note)
     connection.execute(
         "INSERT INTO audit_anchors (tree_size, place) VALUES (%s, %s) ON CONFLICT DO NOTHING", (size, place.name)
@@ -156,12 +201,21 @@ def anchor_newest(connection: Connection[Any], place: AnchorPlace) -> int | None
 class AnchorThread(threading.Thread):
     """Anchors beside the sealer, on a connection of its own: a place that hangs must not hold up sealing."""
 
-    def __init__(self, database_url: str, place: AnchorPlace, stop: threading.Event, *, every_s: float) -> None:
+    def __init__(
+        self,
+        database_url: str,
+        place: AnchorPlace,
+        stop: threading.Event,
+        *,
+        every_s: float,
+        verifier: Verifier | None = None,
+    ) -> None:
         super().__init__(name="anchor", daemon=True)
         self._database_url = database_url
         self._place = place
         self._stop_event = stop
         self._every_s = every_s
+        self._verifier = verifier
 
     def run(self) -> None:
         while True:
@@ -173,7 +227,9 @@ class AnchorThread(threading.Thread):
     def _once(self) -> None:
         try:
             with psycopg.connect(self._database_url, autocommit=True, connect_timeout=3) as connection:
-                anchor_newest(connection, self._place)
+                anchor_newest(connection, self._place, self._verifier)
+        except BadNote:
+            log.error("anchor: the newest checkpoint is not signed with this sealer's key; it is not anchored")
         except AnchorConflict:
             log.error("anchor: another checkpoint of this size is anchored already; one of the two trees is false")
         except (AnchorFailed, psycopg.Error, OSError) as error:

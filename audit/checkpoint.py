@@ -154,6 +154,10 @@ class Signer:
             raise SetupError("SEAL_KEY_FILE must hold an Ed25519 key: `followup audit new-key FILE`.")
         return cls(name, key)
 
+    def signature(self, text: str) -> str:
+        """The bare signature of a text, Base64."""
+        return base64.b64encode(self._key.sign(text.encode())).decode()
+
     def sign(self, body: str) -> str:
         """The note with this text; it must end with a line feed."""
         signature = self._key.sign(body.encode())

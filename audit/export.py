@@ -78,7 +78,7 @@ def unsealed_chunk(connection: Connection, source: str, size: int, after: tuple[
     """(created_at, id, line) of rows without a leaf below `size`, by key, from behind `after`."""
     key = "AND (r.created_at, r.id) > (%(at)s, %(id)s)" if after else ""
     query = (
-        f"SELECT r.created_at::text, r.id::text, r.xid::text::bigint, {selection(source)} FROM {source} AS r"  # noqa: S608
+        f"SELECT r.created_at::text, r.id::text, r.xid::text, {selection(source)} FROM {source} AS r"  # noqa: S608
         " WHERE NOT EXISTS (SELECT FROM audit_leaves AS l WHERE l.row_id = r.id AND l.source = %(source)s"
         f" AND l.created_at = r.created_at AND l.leaf_index < %(size)s) {key}"
         " ORDER BY r.created_at, r.id LIMIT %(rows)s"
@@ -111,7 +111,16 @@ def export(
             if len(chunk) < CHUNK_ROWS:
                 break
             after = chunk[-1][:2]
-    yield {"kind": "end", "leaves": leaves, "unsealed": unsealed}
+    finished_at, xmax = read(_now)
+    yield {"kind": "end", "leaves": leaves, "unsealed": unsealed, "finished_at": finished_at, "xmax": xmax}
+
+
+def _now(connection: Connection) -> tuple[str, str]:
+    """The server's time, and the first transaction that was not there yet: asked last, as rows come in meanwhile."""
+    found = connection.exec_driver_sql(
+        f"SELECT {time_text('clock_timestamp()')}, pg_snapshot_xmax(pg_current_snapshot())::text"
+    ).one()
+    return str(found[0]), str(found[1])
 
 
 def header(leaves: int, verifier_key: str | None) -> Line:

@@ -1,6 +1,7 @@
 """Proofs from the stored tree: that a prediction is in it, and that it only ever grew."""
 
 import base64
+from datetime import datetime
 from typing import Any, Final, LiteralString
 from uuid import UUID
 
@@ -37,10 +38,12 @@ def inclusion(connection: Connection, prediction_id: UUID) -> dict[str, Any]:
     Raises NotFound when there is no such prediction, NotSealedYet when its turn has not come.
     """
     state(connection, EVERYTHING)
-    stored = _stored(connection, prediction_id)
+    at = _time_of(prediction_id)
+    stored = _stored(connection, prediction_id, at)
     leaf = connection.exec_driver_sql(
-        "SELECT leaf_index, leaf_hash FROM audit_leaves WHERE row_id = %(id)s AND source = 'ml_predictions'",
-        {"id": prediction_id},
+        "SELECT leaf_index, leaf_hash FROM audit_leaves"
+        " WHERE row_id = %(id)s AND source = 'ml_predictions' AND created_at = %(at)s",
+        {"id": prediction_id, "at": at},
     ).fetchone()
     if leaf is None and stored is None:
         raise NotFound("There is no such prediction.")
@@ -79,11 +82,14 @@ def consistency(connection: Connection, older: int, newer: int) -> dict[str, Any
     }
 
 
-def _stored(connection: Connection, prediction_id: UUID) -> dict[str, Any] | None:
+def _time_of(prediction_id: UUID) -> datetime:
     try:
-        at = created_at(prediction_id)
+        return created_at(prediction_id)
     except (OverflowError, ValueError, OSError) as error:
         raise NotFound("There is no such prediction.") from error
+
+
+def _stored(connection: Connection, prediction_id: UUID, at: datetime) -> dict[str, Any] | None:
     query = f"SELECT {selection(PREDICTIONS)} FROM ml_predictions AS r WHERE r.created_at = %(at)s AND r.id = %(id)s"  # noqa: S608
     found = connection.exec_driver_sql(query, {"at": at, "id": prediction_id}).fetchone()
     return None if found is None else row(PREDICTIONS, tuple(found))

@@ -2,22 +2,30 @@
 
 A month that is due is written to an encrypted archive, read back and verified, and only then dropped. Its leaves stay,
 so that every proof stays valid; an event in the trail says that it was archived, which is why a verifier does not take
-its rows for deleted.
+its rows for deleted. That event carries a statement signed with the seal key, because whoever owns the database can
+write events too: which leaves exactly, and the digest of the archive.
 """
 
+import contextlib
+import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO, Final, LiteralString
 from uuid import uuid4
 
+import psycopg
+import rfc8785
 from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
-from audit.canonical import SOURCES, leaf_bytes, row, selection
+from audit.canonical import EVENTS, SOURCES, leaf_bytes, row, selection
+from audit.checkpoint import BadNote, Signer
 from audit.export import encode
 from audit.merkle import leaf_hash
 from audit.record import created_at, new_id
@@ -25,10 +33,14 @@ from errors import SetupError
 
 FORMAT: Final = "followup-audit-archive/1"
 ARCHIVED: Final = "archive partition"  # the verifier knows it by these words
+STATEMENT: Final = "followup-audit-archived/1"  # what is signed begins with this line
 RETENTION_YEARS: Final = 6
 _MONTH: Final = re.compile(r"(\d{4})-(0[1-9]|1[0-2])")
 _LENGTH_BYTES: Final = 4
 _CHUNK_ROWS: Final = 1000
+_LOCK_TRIES: Final = 5
+_LOCK_WAIT_S: Final = 0.5  # the server cannot write while we wait for the lock
+_TIME: Final = "%Y-%m-%dT%H:%M:%S.%fZ"
 
 Cipher = Callable[[bytes], bytes]
 
@@ -36,6 +48,9 @@ _PARTITIONS: Final[LiteralString] = """
 SELECT p.relname FROM pg_inherits JOIN pg_class AS p ON p.oid = inhrelid
 WHERE inhparent = to_regclass(%(parent)s) ORDER BY p.relname
 """
+_CHECKPOINT: Final[LiteralString] = (
+    "SELECT note FROM audit_checkpoints WHERE tree_size > %(leaf)s ORDER BY tree_size LIMIT 1"
+)
 _EVENT: Final[LiteralString] = """
 INSERT INTO audit_events (created_at, id, request_id, action, route, status, outcome, principal, roles, client_id,
     patient_id, target, purpose_of_use, latency_ms)
@@ -51,6 +66,14 @@ class Archived:
     partition: str
     rows: int
     file: Path
+
+
+@dataclass(slots=True)
+class _Written:
+    """What is in an archive that was written."""
+
+    file: Path
+    leaves: list[int] = field(default_factory=list)
 
 
 def place_hold(connection: Connection, patient_id: str | None, reason: str, *, by: str) -> None:
@@ -75,19 +98,30 @@ def release_holds(connection: Connection, patient_id: str | None, *, by: str) ->
 
 
 def archive(
-    engine: Engine, before: str, folder: Path, *, seal: Cipher, unseal: Cipher, by: str, now: datetime | None = None
+    engine: Engine,
+    before: str,
+    folder: Path,
+    *,
+    seal: Cipher,
+    unseal: Cipher,
+    by: str,
+    signer: Signer,
+    now: datetime | None = None,
 ) -> Iterator[Archived]:
     """Archive every month before `before` (YYYY-MM), oldest first, as the owner of the tables.
 
-    Raises SetupError, and leaves that month where it is, when a month is not due, is under a legal hold, holds rows
-    that are not sealed or not what was sealed, or when its archive does not read back as written.
+    `signer` has the seal key. Raises SetupError, and leaves that month where it is, when a month is not due, is under
+    a legal hold, holds rows that are not sealed, not for six years or not what was sealed, or when its archive does
+    not read back as written.
     """
     if not _MONTH.fullmatch(before):
         raise SetupError("A month is written as 2026-11.")
-    _refuse_early(before, now or datetime.now(UTC))
+    moment = now or datetime.now(UTC)
+    _refuse_early(before, moment)
     for source in SOURCES:
         for partition in _due(engine, source, before):
-            yield _archive_one(engine, source, partition, folder, seal=seal, unseal=unseal, by=by)
+            one = _Month(engine, source, partition, folder, by, signer, moment)
+            yield one.archive(seal, unseal)
 
 
 def _refuse_early(before: str, now: datetime) -> None:
@@ -102,73 +136,165 @@ def _due(engine: Engine, source: str, before: str) -> list[str]:
     return [name for name in names if re.fullmatch(rf"{source}_\d{{6}}", name) and name[-6:] < before.replace("-", "")]
 
 
-def _archive_one(
-    engine: Engine, source: str, partition: str, folder: Path, *, seal: Cipher, unseal: Cipher, by: str
-) -> Archived:
-    file = folder / f"{partition}.archive"
-    with engine.connect() as connection:
-        _refuse_held(connection, partition)
-        written = _write(connection, source, partition, file, seal)
-    try:
-        _verify(engine, source, partition, file, unseal=unseal, written=written)
-        _drop(engine, source, partition, written=written, by=by)
-    except SetupError:
-        file.unlink()  # the month stays; after any other error it may be gone, and the archive is what there is
-        raise
-    return Archived(partition, written, file)
+@dataclass(frozen=True, slots=True)
+class _Month:
+    """One month of one table on its way into an archive."""
 
+    engine: Engine
+    source: str
+    partition: str
+    folder: Path
+    by: str
+    signer: Signer
+    moment: datetime
 
-def _drop(engine: Engine, source: str, partition: str, *, written: int, by: str) -> None:
-    with engine.begin() as connection:
-        connection.exec_driver_sql("SET LOCAL lock_timeout = '5s'")
+    @property
+    def file(self) -> Path:
+        return self.folder / f"{self.partition}.archive"
+
+    def archive(self, seal: Cipher, unseal: Cipher) -> Archived:
+        if self.file.exists():
+            raise SetupError(f"There is an archive of {self.partition} already; it is not overwritten.")
+        part = self.folder / f".{self.partition}.{os.getpid()}.part"
+        try:
+            with self.engine.connect() as connection:
+                _refuse_held(connection, self.source, self.partition)
+                written = _write(connection, self.source, self.partition, part, seal)
+                self._refuse_sealed_late(connection, written)
+            _verify(self.engine, self.source, self.partition, part, unseal=unseal, written=len(written.leaves))
+            self._drop(written)
+        finally:
+            part.unlink(missing_ok=True)
+        return Archived(self.partition, len(written.leaves), self.file)
+
+    def _refuse_sealed_late(self, connection: Connection, written: _Written) -> None:
+        """The time of a row is its writer's word; that of the checkpoint which covers it is signed."""
+        if not written.leaves:
+            return
+        found = connection.exec_driver_sql(_CHECKPOINT, {"leaf": max(written.leaves)}).fetchone()
+        try:
+            if found is None:
+                raise BadNote
+            sealed = self.signer.verifier.checkpoint(found[0]).time
+        except BadNote as error:
+            raise SetupError("There is no checkpoint over these rows that is signed with SEAL_KEY_FILE.") from error
+        due = f"{sealed.year + RETENTION_YEARS:04d}{sealed.strftime(_TIME)[4:]}"
+        if due > self.moment.strftime(_TIME):
+            raise SetupError(f"{self.partition} was sealed less than {RETENTION_YEARS} years ago; it stays.")
+
+    def _drop(self, written: _Written) -> None:
+        """The archive gets its name just before the commit; when there is none, it goes again."""
+        target = self._statement(written)
+        for attempt in range(1, _LOCK_TRIES + 1):
+            try:
+                with self.engine.begin() as connection:
+                    self._detach_and_drop(connection, len(written.leaves), target)
+                    _rename(written.file, self.file)
+            except OperationalError as error:
+                self._take_back()
+                if not isinstance(error.orig, psycopg.errors.LockNotAvailable):
+                    raise SetupError(f"{self.partition}: the database failed; see whether it is still there.") from None
+                if attempt == _LOCK_TRIES:
+                    raise SetupError(f"{self.partition} stays: others use the table all the time.") from None
+                time.sleep(_LOCK_WAIT_S)
+            except BaseException:
+                self._take_back()
+                raise
+            else:
+                return
+
+    def _take_back(self) -> None:
+        """Remove the archive, unless its month may be gone: then it is what there is."""
+        with contextlib.suppress(SQLAlchemyError), self.engine.connect() as connection:
+            if self.partition in connection.exec_driver_sql(_PARTITIONS, {"parent": self.source}).scalars().all():
+                self.file.unlink(missing_ok=True)
+
+    def _detach_and_drop(self, connection: Connection, written: int, target: str) -> None:
+        connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{int(_LOCK_WAIT_S * 1000)}ms'")
         connection.exec_driver_sql("LOCK TABLE legal_holds IN SHARE MODE")  # none comes while we look
-        connection.exec_driver_sql(f"ALTER TABLE {source} DETACH PARTITION {partition}")
-        _refuse_held(connection, partition)
-        found = connection.exec_driver_sql(f"SELECT count(*) FROM {partition}").scalar_one()  # noqa: S608 - checked name
-        if found != written:
+        connection.exec_driver_sql(f"ALTER TABLE {self.source} DETACH PARTITION {self.partition}")
+        _refuse_held(connection, self.source, self.partition)
+        query = f"SELECT count(*) FROM {self.partition}"  # noqa: S608 - checked name
+        if connection.exec_driver_sql(query).scalar_one() != written:
             raise SetupError("Rows came into a month while it was archived; it stays where it is.")
-        _record(connection, ARCHIVED, by=by, patient_id=None, target=partition)
-        connection.exec_driver_sql(f"DROP TABLE {partition}")
+        _record(connection, ARCHIVED, by=self.by, patient_id=None, target=target)
+        connection.exec_driver_sql(f"DROP TABLE {self.partition}")
+
+    def _statement(self, written: _Written) -> str:
+        """What was archived, signed with the seal key, canonical JSON."""
+        with written.file.open("rb") as archive:
+            digest = hashlib.file_digest(archive, "sha256").hexdigest()
+        statement: dict[str, Any] = {
+            "origin": self.signer.verifier.name,
+            "partition": self.partition,
+            "rows": len(written.leaves),
+            "leaves": _ranges(written.leaves),
+            "sha256": digest,
+            "time": self.moment.astimezone(UTC).strftime(_TIME),
+        }
+        text = rfc8785.dumps(statement).decode()
+        signature = self.signer.signature(f"{STATEMENT}\n{text}")
+        return rfc8785.dumps({"signature": signature, "statement": statement}).decode()
 
 
-def _refuse_held(connection: Connection, partition: str) -> None:
+def _ranges(leaves: Iterable[int]) -> list[int]:
+    """Leaves not archived and archived by turns: [3, 2, 1, 4] are leaves 3 and 4, and 6 to 9."""
+    ranges: list[int] = []
+    end = 0
+    for leaf in sorted(leaves):
+        if ranges and leaf == end:
+            ranges[-1] += 1
+        else:
+            ranges += [leaf - end, 1]
+        end = leaf + 1
+    return ranges
+
+
+def _rename(part: Path, file: Path) -> None:
+    try:
+        os.link(part, file)  # unlike a rename, this never replaces what is there
+        folder = os.open(file.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        raise SetupError("The archive cannot be written there.") from error
+
+
+def _refuse_held(connection: Connection, source: str, partition: str) -> None:
+    named = " OR h.patient_id = ANY (r.patients)" if source == EVENTS else ""
     held = connection.exec_driver_sql(
         "SELECT 1 FROM legal_holds AS h WHERE h.released_at IS NULL AND (h.patient_id IS NULL"  # noqa: S608
-        f" OR EXISTS (SELECT FROM {partition} AS r WHERE r.patient_id = h.patient_id)) LIMIT 1"
+        f" OR EXISTS (SELECT FROM {partition} AS r WHERE r.patient_id = h.patient_id{named})) LIMIT 1"
     ).fetchone()
     if held is not None:
         raise SetupError(f"{partition} is under a legal hold.")
 
 
-def _write(connection: Connection, source: str, partition: str, file: Path, seal: Cipher) -> int:
-    """Pieces of NDJSON, each sealed and led by its length. Returns the number of rows."""
+def _write(connection: Connection, source: str, partition: str, file: Path, seal: Cipher) -> _Written:
+    """Pieces of NDJSON, each sealed and led by its length."""
+    written = _Written(file)
     try:
-        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o400)
-    except FileExistsError as error:
-        raise SetupError(f"There is an archive of {partition} already; it is not overwritten.") from error
+        with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o400), "wb") as output:
+            written.leaves.extend(_write_pieces(connection, source, partition, output, seal))
+            output.flush()
+            os.fsync(output.fileno())
     except OSError as error:
-        raise SetupError("The archive cannot be written there.") from error
-    with os.fdopen(descriptor, "wb") as output:
-        try:
-            rows = _write_pieces(connection, source, partition, output, seal)
-        except BaseException:
-            file.unlink()
-            raise
-        output.flush()
-        os.fsync(output.fileno())
-    return rows
+        raise SetupError(f"The archive of {partition} cannot be written there.") from error
+    return written
 
 
-def _write_pieces(connection: Connection, source: str, partition: str, output: BinaryIO, seal: Cipher) -> int:
-    rows = 0
+def _write_pieces(connection: Connection, source: str, partition: str, output: BinaryIO, seal: Cipher) -> list[int]:
+    leaves: list[int] = []
     _put(output, seal(encode({"kind": "header", "format": FORMAT, "partition": partition})))
     after: tuple[Any, Any] | None = None
     while chunk := _chunk(connection, source, partition, after):
         _put(output, seal(b"".join(encode(line) for _, _, line in chunk)))
-        rows += len(chunk)
+        leaves.extend(line["index"] for _, _, line in chunk)
         after = chunk[-1][:2]
-    _put(output, seal(encode({"kind": "end", "leaves": rows})))
-    return rows
+    _put(output, seal(encode({"kind": "end", "leaves": len(leaves)})))
+    return leaves
 
 
 def _chunk(connection: Connection, source: str, partition: str, after: tuple[Any, Any] | None) -> list[Any]:

@@ -5,24 +5,30 @@ their transaction, and what is sealed is everything below the oldest transaction
 nothing can appear there any more. One pass is one transaction: leaves, inner nodes and the signed checkpoint are there
 together or not at all, whatever dies when.
 
+What was signed last is remembered outside the database too (`LastSigned`): a database that was put back, or emptied, by
+somebody without the key must not be signed as if nothing had been there.
+
 It is a process of its own with a role of its own; the server never has the signing key.
 """
 
 import heapq
 import logging
+import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Final, LiteralString
 
 import psycopg
 from psycopg import Connection, IsolationLevel
 
+from audit.anchor import AnchorFailed, AnchorPlace
 from audit.canonical import EVENTS, PREDICTIONS, SOURCES, leaf_bytes, row, selection
-from audit.checkpoint import BadNote, Checkpoint, Signer
-from audit.merkle import Frontier, Node, complete_subtrees, leaf_hash
+from audit.checkpoint import BadNote, Checkpoint, Signer, Verifier
+from audit.merkle import Frontier, Node, complete_subtrees, consistency_path, extends, leaf_hash, needed, proof
 from errors import SetupError
 
 log = logging.getLogger(__name__)
@@ -97,13 +103,88 @@ def load_nodes(connection: Connection[Any], nodes: list[Node]) -> dict[Node, byt
     return {Node(level, position): bytes(hashed) for level, position, hashed in found}
 
 
+class LastSigned:
+    """The checkpoint that was signed last, in memory and in a file beside the key; and the newest that was anchored.
+
+    The file is written after the commit: whatever dies when, the tree may be ahead of it and never behind.
+    """
+
+    def __init__(self, verifier: Verifier, file: Path | None = None) -> None:
+        """Raises SetupError when the file cannot be used, or holds something else than a checkpoint of this key."""
+        self._file = file
+        self.unproven: list[Checkpoint] = []  # what the stored tree must begin with, before anything is signed
+        self.newest: Checkpoint | None = None
+        if file is None:
+            return
+        try:
+            note = file.read_text(encoding="utf-8") if file.exists() else None
+            if note is not None:
+                self.unproven.append(verifier.checkpoint(note))
+            if not os.access(file.parent, os.W_OK | os.X_OK):
+                raise OSError
+        except BadNote as error:
+            raise SetupError("SEAL_STATE_FILE holds no checkpoint that is signed with this sealer's key.") from error
+        except (OSError, ValueError) as error:
+            raise SetupError("SEAL_STATE_FILE cannot be read or its folder not be written to.") from error
+
+    def recall(self, verifier: Verifier, place: AnchorPlace) -> None:
+        """The newest signed anchor counts too; others may have been put there by anybody."""
+        try:
+            for note in place.newest_first():
+                try:
+                    self.unproven.append(verifier.checkpoint(note))
+                except BadNote:
+                    log.error("sealer: an anchor is not signed with this sealer's key")
+                else:
+                    return
+        except AnchorFailed as error:
+            log.error(
+                "sealer: anchors cannot be read (%s), so nothing is known from them", type(error.__cause__).__name__
+            )
+
+    def keep(self, checkpoint: Checkpoint, note: str) -> None:
+        """After the commit."""
+        self.newest = checkpoint
+        if self._file is None:
+            return
+        part = self._file.with_name(f".{self._file.name}.{os.getpid()}")
+        try:
+            with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as output:
+                output.write(note.encode())
+                output.flush()
+                os.fsync(output.fileno())
+            part.replace(self._file)
+            folder = os.open(self._file.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+        except OSError as error:
+            # Memory knows it as long as the process lives, and the next pass writes it again.
+            log.error("sealer: SEAL_STATE_FILE was not written (%s)", type(error).__name__)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
 class Sealer:
     """Seals what can be sealed, chunk by chunk. Not thread-safe."""
 
-    def __init__(self, connection: Connection[Any], signer: Signer, *, chunk_rows: int = CHUNK_ROWS) -> None:
+    def __init__(
+        self,
+        connection: Connection[Any],
+        signer: Signer,
+        last: LastSigned | None = None,
+        *,
+        chunk_rows: int = CHUNK_ROWS,
+        clock: Callable[[], datetime] = _now,
+    ) -> None:
         self._connection = connection
         self._connection.isolation_level = IsolationLevel.REPEATABLE_READ
         self._signer = signer
+        self._last = last or LastSigned(signer.verifier)
+        self._clock = clock
         self._chunk_rows = chunk_rows
 
     def seal_all(self) -> int:
@@ -120,30 +201,62 @@ class Sealer:
         """
         try:
             with self._connection.transaction():
-                return self._pass()
+                signed = self._pass()
         except psycopg.errors.UniqueViolation as error:
-            if error.diag.constraint_name == "uq_audit_leaves_row_id_source":
+            if error.diag.constraint_name == "uq_audit_leaves_row_id_source_created_at":
                 log.error(
                     "sealer: a row has the id of one that is sealed already; nothing is sealed until that is settled"
                 )
             # Another sealer was faster: its commit came after our snapshot.
             raise AnotherSealer from error
+        if signed is None:
+            return 0
+        sealed, checkpoint, note = signed
+        self._last.keep(checkpoint, note)
+        return sealed
 
-    def _pass(self) -> int:
+    def _pass(self) -> tuple[int, Checkpoint, str] | None:
         state = self._state()
         frontier = self._check(state)
+        self._refuse_another_past(frontier)
         bound = self._chunk_end(state)
         if bound is None:
-            return 0
+            return None
         first = frontier.size
         self._add_leaves(frontier, state.sealed_to, bound)
-        checkpoint = Checkpoint(self._signer.verifier.name, frontier.size, frontier.root, datetime.now(UTC), bound)
+        checkpoint = Checkpoint(self._signer.verifier.name, frontier.size, frontier.root, self._clock(), bound)
         note = self._signer.sign(checkpoint.body)
         self._connection.execute(
             "INSERT INTO audit_checkpoints (tree_size, root_hash, note, horizon) VALUES (%s, %b, %s, %s)",
             (frontier.size, frontier.root, note, bound),
         )
-        return frontier.size - first
+        return frontier.size - first, checkpoint, note
+
+    def _refuse_another_past(self, frontier: Frontier) -> None:
+        """Raises SetupError unless the tree begins with what was signed last, and with what was anchored."""
+        for known in (*self._last.unproven, self._last.newest):
+            if known is not None and known.size > 0 and not self._begins_with(known, frontier):
+                log.error("sealer: what was signed before is not in the database any more; nothing is signed")
+                raise SetupError(
+                    "The stored tree does not continue what was signed last: records were removed, or the database was"
+                    " put back to an earlier state. docs/audit.md says what to do."
+                )
+        if self._last.newest is None and frontier.size > 0 and not self._last.unproven:
+            log.warning("sealer: there is no SEAL_STATE_FILE yet, so the database's last checkpoint is believed")
+        self._last.unproven.clear()
+        # Another sealer may have gone on meanwhile: what this one has seen must stay as well.
+        self._last.newest = Checkpoint(self._signer.verifier.name, frontier.size, frontier.root, self._clock(), 0)
+
+    def _begins_with(self, known: Checkpoint, frontier: Frontier) -> bool:
+        if known.size >= frontier.size:
+            return (known.size, known.root) == (frontier.size, frontier.root)
+        path = consistency_path(known.size, frontier.size)
+        hashes = load_nodes(self._connection, needed(path))
+        try:
+            between = proof(path, hashes.__getitem__)
+        except KeyError:
+            return False
+        return extends(known.size, frontier.size, between, known.root, frontier.root)
 
     def _state(self) -> _State:
         found = self._connection.execute(_STATE).fetchone()
@@ -243,8 +356,11 @@ def connect(database_url: str) -> Connection[Any]:
     )
 
 
-def run(database_url: str, signer: Signer, stop: threading.Event, *, every_s: float) -> None:
+def run(
+    database_url: str, signer: Signer, stop: threading.Event, *, every_s: float, last: LastSigned | None = None
+) -> None:
     """Seal until `stop` is set. Comes back when PostgreSQL was away. Raises SetupError when it must not go on."""
+    last = last or LastSigned(signer.verifier)  # outlives connections
     connection: Connection[Any] | None = None
     sealer: Sealer | None = None
     alarmed_at = float("-inf")
@@ -253,7 +369,7 @@ def run(database_url: str, signer: Signer, stop: threading.Event, *, every_s: fl
         try:
             if connection is None or connection.closed or sealer is None:
                 connection = connect(database_url)
-                sealer = Sealer(connection, signer)
+                sealer = Sealer(connection, signer, last)
             sealer.seal_all()
         except AnotherSealer:
             pass

@@ -8,8 +8,8 @@ import argparse
 import base64
 import hashlib
 import json
-import re
 import sys
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -22,9 +22,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 EXPORT_FORMAT = "followup-audit-export/1"
 LEAF_FORMAT = 1
-LATEST_SEALING = timedelta(seconds=60)  # a row that waits longer than this was not sealed for another reason
+CLOCKS_DIFFER = timedelta(minutes=5)  # a record may come from a server whose clock is that far ahead
 RETENTION_YEARS = 6
 ARCHIVED = "archive partition"
+ARCHIVE_FORMAT = "followup-audit-archived/1"
 _SOURCES = ("ml_predictions", "audit_events")
 _TIME = "%Y-%m-%dT%H:%M:%S.%fZ"
 _SHOWN = 100
@@ -223,6 +224,14 @@ class Key:
         except ValueError as error:
             raise Malformed("it has not the form of a checkpoint") from error
 
+    def signed(self, text: str, signature: Any) -> bool:
+        """Whether a bare signature, in Base64, is this key's of the text."""
+        try:
+            self._key.verify(base64.b64decode(signature, validate=True), text.encode())
+        except (InvalidSignature, ValueError, TypeError):
+            return False
+        return True
+
     def _signed(self, body: str, line: str) -> bool:
         start = f"— {self.name} "
         if not line.startswith(start):
@@ -235,6 +244,48 @@ class Key:
         except (InvalidSignature, ValueError):
             return False
         return True
+
+
+# Archives
+
+
+@dataclass(frozen=True, order=True)
+class Archived:
+    """Leaves `first` to `last`, whose rows went into an archive at `time`, which the event of leaf `event` says."""
+
+    first: int
+    last: int
+    time: datetime
+    event: int
+
+
+def read_archived(key: Key, target: Any, event: int) -> list[Archived]:
+    """What the target of an event says was archived. Raises Malformed unless the key signed that."""
+    if not isinstance(target, str):
+        raise Malformed("it does not say which")
+    said = read_line(target)
+    try:
+        statement = said["statement"]
+        if not key.signed(f"{ARCHIVE_FORMAT}\n{canonical(statement)}", said["signature"]):
+            raise Malformed("it is not signed with the key")
+        time = datetime.strptime(statement["time"], _TIME).replace(tzinfo=UTC)
+        numbers, end, found = statement["leaves"], 0, []
+        for between, run in zip(numbers[::2], numbers[1::2], strict=True):
+            if type(between) is not int or type(run) is not int or between < 0 or run < 1:
+                raise Malformed("its leaves are no ranges")
+            found.append(Archived(end + between, end + between + run - 1, time, event))
+            end += between + run
+        if statement["origin"] != key.name or sum(numbers[1::2]) != statement["rows"] or end > event:
+            raise Malformed("it is not of this trail")
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise Malformed("it has not the form of one") from error
+    return found
+
+
+def kept_long_enough(sealed: datetime, archived: datetime) -> bool:
+    """Whether six years lie between."""
+    due = f"{sealed.year + RETENTION_YEARS:04d}{sealed.strftime(_TIME)[4:]}"  # 29 February, too
+    return due <= archived.strftime(_TIME)
 
 
 # The export
@@ -251,10 +302,12 @@ class Verification:
         self._tree = Tree()
         self._last: Statement | None = None
         self._bad_checkpoints = 0
-        self._missing: dict[tuple[str, str], list[int]] = {}
-        self._archived: dict[str, str] = {}  # partition: when, as a sealed event says
+        self._missing: list[tuple[int, str, Statement]] = []  # leaves without a row, and the checkpoint of each
+        self._uncovered: list[tuple[int, str]] = []  # of those the ones whose checkpoint is still to come
+        self._archived: list[Archived] = []
         self._unsealed: list[tuple[str, int, str]] = []
         self._claimed: tuple[int, int] | None = None
+        self._finished: tuple[str, int] = ("", 0)  # when the export was made, and the first transaction after it
         self._began = False
 
     def take(self, line: str | bytes) -> None:
@@ -278,6 +331,7 @@ class Verification:
         elif kind == "unsealed":
             self._row_without_leaf(line)
         elif kind == "end":
+            self._finished = (line["finished_at"], int(line["xmax"]))
             self._claimed = (line["leaves"], line["unsealed"])
         else:
             raise Malformed("a line is of no known kind")
@@ -308,7 +362,7 @@ class Verification:
         if source not in _SOURCES:
             self.report.find("leaf", expected, f"leaf {expected}: of no known table")
         elif row is None:
-            self._missing.setdefault((source, line["created_at"][:7]), []).append(expected)
+            self._uncovered.append((expected, source))
         else:
             self._compare(expected, line, claimed)
         self._check_anchors()
@@ -325,7 +379,14 @@ class Verification:
         if actual != claimed:
             self.report.find("changed row", index, f"leaf {index}: its row in {source} is not what was sealed")
         elif source == "audit_events" and row["action"] == ARCHIVED and row["outcome"] == "success":
-            self._archived.setdefault(str(row["target"]), row["created_at"])
+            self._take_archived(index, row.get("target"))
+
+    def _take_archived(self, index: int, target: Any) -> None:
+        assert self._key is not None  # there is no line before the header
+        try:
+            self._archived.extend(read_archived(self._key, target, index))
+        except Malformed as error:
+            self.report.find("archive", index, f"leaf {index}: it says that records were archived, but {error}")
 
     def _check_anchors(self) -> None:
         for name, statement in self._anchors.pop(self._tree.size, ()):
@@ -345,6 +406,8 @@ class Verification:
         except Malformed as error:
             self.report.find("checkpoint", None, f"checkpoint at {size} leaves: {error}")
             return
+        self._missing.extend((leaf, source, said) for leaf, source in self._uncovered)
+        self._uncovered.clear()
         before = self._last.size if self._last else 0
         if said.size != size:
             self.report.find("checkpoint", None, f"checkpoint at {size} leaves: it is one of {said.size} leaves")
@@ -362,7 +425,7 @@ class Verification:
         created_at, row_id = line["row"]["created_at"], line["row"]["id"]
         if not isinstance(created_at, str):
             raise Malformed("a time is no text")
-        self._unsealed.append((created_at, line["xid"], f"{line['source']:.20} {row_id:.36}"))
+        self._unsealed.append((created_at, int(line["xid"]), f"{line['source']:.20} {row_id:.36}"))
 
     def finish(self) -> Report:
         """The report, when all lines were taken."""
@@ -388,34 +451,48 @@ class Verification:
         return report
 
     def _judge_missing(self) -> None:
-        """Rows that are gone: archived, where a sealed event of a time when that was allowed says so, or deleted."""
-        for (source, month), leaves in self._missing.items():
-            archived_at = self._archived.get(f"{source}_{month.replace('-', '')}")
-            if archived_at is not None and self._was_due(month, archived_at):
-                self.report.archived += len(leaves)
-                continue
-            for leaf in leaves:
+        """Rows that are gone: archived, where the sealer's key says so of this very leaf and it was due, or deleted."""
+        ranges = sorted(self._archived)
+        starts = [archived.first for archived in ranges]
+        for leaf, source, checkpoint in self._missing:
+            position = bisect_right(starts, leaf) - 1
+            archived = ranges[position] if position >= 0 and leaf <= ranges[position].last else None
+            if archived is None:
                 self.report.find("deleted row", leaf, f"leaf {leaf}: its row in {source} is gone")
+            elif not kept_long_enough(checkpoint.time, archived.time) or archived.time > self._known_until:
+                self.report.find("archive", leaf, f"leaf {leaf}: its row in {source} was archived before its time")
+            else:
+                self.report.archived += 1
+        for leaf, source in self._uncovered:
+            self.report.find("deleted row", leaf, f"leaf {leaf}: its row in {source} is gone")
 
-    def _was_due(self, month: str, archived_at: str) -> bool:
-        if not re.fullmatch(r"\d{4}-\d{2}", month, re.ASCII):
-            return False
-        year, number_of_month = int(month[:4]), int(month[5:7])
-        due = f"{year + RETENTION_YEARS + number_of_month // 12:04d}-{number_of_month % 12 + 1:02d}-01T"
-        return self._last is not None and due <= archived_at <= self._last.time.strftime(_TIME)
+    @property
+    def _known_until(self) -> datetime:
+        return self._last.time if self._last else datetime.min.replace(tzinfo=UTC)
 
     def _judge_unsealed(self) -> None:
-        """Rows without a leaf: too new, or put in behind the sealer's back."""
-        last = self._last
+        """Rows without a leaf: too new, or put in behind the sealer's back.
+
+        Not by their time: a transaction that was open for long commits rows that are older than the last checkpoint.
+        """
+        horizon = self._last.horizon if self._last else 0
+        finished_at, xmax = self._finished
+        latest = self._latest(finished_at)
         for created_at, xid, name in self._unsealed:
-            if last is None:
-                self.report.not_sealed_yet += 1
-            elif not isinstance(xid, int) or xid < last.horizon:
+            if xid < horizon:
                 self.report.find("inserted row", None, f"{name}: written among transactions that were all sealed")
-            elif created_at < (last.time - LATEST_SEALING).strftime(_TIME):
-                self.report.find("inserted row", None, f"{name}: older than the last checkpoint, and not in the tree")
+            elif xid >= xmax:
+                self.report.find("inserted row", None, f"{name}: of a transaction that there was not yet")
+            elif created_at > latest:
+                self.report.find("inserted row", None, f"{name}: of a time that is still to come")
             else:
                 self.report.not_sealed_yet += 1
+
+    def _latest(self, finished_at: str) -> str:
+        try:
+            return (datetime.strptime(finished_at, _TIME).replace(tzinfo=UTC) + CLOCKS_DIFFER).strftime(_TIME)
+        except (ValueError, TypeError, OverflowError):
+            return ""  # an export without a good end: that is a finding already, and nothing is taken for new
 
 
 def verify(lines: Iterable[str | bytes], key: str | None = None, anchors: Mapping[str, str] | None = None) -> Report:

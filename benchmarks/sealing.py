@@ -28,11 +28,13 @@ FILL = """
 INSERT INTO ml_predictions (created_at, id, request_id, route, model_id, model_name, model_version, model_digest,
     variant, principal, roles, client_id, patient_id, purpose_of_use, ip_address, user_agent, key_id, input, result,
     confidence, cache_hit, inference_time_ms, latency_ms)
-SELECT clock_timestamp(), gen_random_uuid(), gen_random_uuid(), '/api/v1/ml/predict', 1, 'clinical_ner', 'v1',
+SELECT to_timestamp(ms / 1000.0),
+    encode(decode(lpad(to_hex(ms), 12, '0'), 'hex') || substr(uuid_send(gen_random_uuid()), 7), 'hex')::uuid,
+    gen_random_uuid(), '/api/v1/ml/predict', 1, 'clinical_ner', 'v1',
     repeat('d', 64), 'champion', gen_random_uuid()::text, 'clinician', 'app', gen_random_uuid()::text, 'CAREMGT',
     '192.0.2.7', 'benchmark/1', gen_random_uuid(), sha256(random()::text::bytea) || sha256('a'),
     decode(repeat(md5(random()::text), 40), 'hex'), random()::real, false, 3.25, 5.5
-FROM generate_series(1, %s)
+FROM (SELECT floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint AS ms FROM generate_series(1, %s)) AS times
 """
 
 

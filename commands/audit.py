@@ -37,7 +37,7 @@ def seal() -> None:
 
     from audit.anchor import AnchorThread, anchor_place
     from audit.checkpoint import Signer
-    from audit.sealing import run
+    from audit.sealing import LastSigned, run
     from database.engine import libpq_url
     from settings import load_sealer_settings
 
@@ -46,14 +46,19 @@ def seal() -> None:
     url = libpq_url(settings.url)
     signer = Signer.load(settings.key_file, settings.audit_origin)
     place = anchor_place(settings.audit_anchor, endpoint=settings.audit_anchor_s3_endpoint)
+    last = LastSigned(signer.verifier, settings.state_file)
+    if place is not None:
+        last.recall(signer.verifier, place)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    anchoring = AnchorThread(url, place, stop, every_s=settings.audit_anchor_every_s) if place is not None else None
-    if anchoring is not None:
+    anchoring = None
+    if place is not None:
+        every_s = settings.audit_anchor_every_s
+        anchoring = AnchorThread(url, place, stop, every_s=every_s, verifier=signer.verifier)
         anchoring.start()
     try:
-        run(url, signer, stop, every_s=settings.audit_seal_every_ms / 1000)
+        run(url, signer, stop, every_s=settings.audit_seal_every_ms / 1000, last=last)
     finally:
         stop.set()
         if anchoring is not None:
@@ -196,12 +201,16 @@ def archive(
     before: Annotated[str, typer.Option(help="Every month before this one, as 2020-11.")],
     to: Annotated[Path, typer.Option(help="Folder of the archives.")],
 ) -> None:
-    """Move months older than six years from the database into encrypted archives."""
+    """Move months older than six years from the database into encrypted archives; needs SEAL_KEY_FILE."""
     from access.principal import Role
+    from audit.checkpoint import Signer
     from audit.envelope import Envelope
     from audit.retention import archive as archive_months
     from commands.operator import operating
+    from settings import load_sealer_settings
 
+    sealing = load_sealer_settings()
+    signer = Signer.load(sealing.key_file, sealing.audit_origin)
     with operating(Role.ADMIN) as operator:
         envelope = Envelope(operator.archive_key, "archives")
         done = archive_months(
@@ -211,6 +220,7 @@ def archive(
             seal=lambda plain: envelope.seal(plain, "archive"),
             unseal=lambda sealed: envelope.open(sealed, "archive"),
             by=operator.principal.subject,
+            signer=signer,
         )
         for month in done:
             console.print(f"{month.partition}: {month.rows} rows in {month.file}", highlight=False, soft_wrap=True)

@@ -15,8 +15,22 @@ from audit.record import created_at, new_id
 NOBODY = uuid.UUID(int=0)
 
 
+def id_of(when: datetime) -> uuid.UUID:
+    """A UUIDv7 of that millisecond."""
+    return uuid.UUID(int=round(when.timestamp() * 1000) << 80 | 7 << 76 | 2 << 62 | random.getrandbits(62))
+
+
+def _identity(changes: dict[str, Any]) -> uuid.UUID:
+    """Of the time in `changes`, where there is one: the tables refuse others."""
+    if "created_at" not in changes:
+        return new_id()
+    identity = id_of(changes["created_at"])
+    changes["created_at"] = created_at(identity)
+    return identity
+
+
 def prediction(**changes: Any) -> dict[str, Any]:
-    identity = new_id()
+    identity = _identity(changes)
     return {
         "created_at": created_at(identity),
         "id": identity,
@@ -46,7 +60,7 @@ def prediction(**changes: Any) -> dict[str, Any]:
 
 
 def event(**changes: Any) -> dict[str, Any]:
-    identity = new_id()
+    identity = _identity(changes)
     return {
         "created_at": created_at(identity),
         "id": identity,

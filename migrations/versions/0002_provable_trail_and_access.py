@@ -71,8 +71,16 @@ MAY_READ = """
 # An event may be about several patients at once, such as a page of the history.
 NAMES_PATIENT = "NULLIF(current_setting('followup.patient', true), '') = ANY (patients)"
 
+# A row's time is the millisecond inside its UUIDv7: one id has one time, and no row is of a time that readers cannot
+# show. An infinite time equals no number.
+TIME_OF_ID = (
+    "extract(epoch FROM created_at) * 1000 = ('x' || substr(replace(id::text, '-', ''), 1, 12))::bit(48)::bigint"
+    " AND created_at >= '2020-01-01Z' AND created_at < '2100-01-01Z'"
+)
+
 # As in the first schema, with the new table and without TRUNCATE on any partition. It runs as its owner: the server's
-# own role may not create tables.
+# own role may not create tables. A month that cannot be made, as when a row of it lies in the default partition, must
+# not keep the others from being made.
 ENSURE_PARTITIONS = """
 CREATE OR REPLACE FUNCTION ensure_partitions(months_ahead integer) RETURNS integer
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = {schema}, pg_temp AS $$
@@ -84,10 +92,11 @@ DECLARE
 BEGIN
     PERFORM pg_advisory_xact_lock(20220003);
     FOREACH parent IN ARRAY ARRAY[{parents}] LOOP
-        FOR step IN 0..months_ahead LOOP
+        FOR step IN 0..least(months_ahead, 24) LOOP
             first := date_trunc('month', now() AT TIME ZONE 'UTC')::date + make_interval(months => step);
             partition := parent || to_char(first, '_YYYYMM');
-            IF to_regclass(format('%I', partition)) IS NULL THEN
+            CONTINUE WHEN to_regclass(format('%I', partition)) IS NOT NULL;
+            BEGIN
                 EXECUTE format(
                     'CREATE TABLE %I PARTITION OF %I FOR VALUES FROM (%L) TO (%L)',
                     partition, parent,
@@ -98,7 +107,9 @@ BEGIN
                         'CREATE TRIGGER no_truncate BEFORE TRUNCATE ON %I EXECUTE FUNCTION refuse_change()', partition);
                 END IF;
                 made := made + 1;
-            END IF;
+            EXCEPTION WHEN OTHERS THEN
+                RAISE WARNING 'partition % was not made (%)', partition, SQLSTATE;
+            END;
         END LOOP;
     END LOOP;
     RETURN made;
@@ -198,6 +209,7 @@ def _extend_predictions() -> None:
     op.execute("ALTER TABLE ml_predictions ADD COLUMN xid xid8 NOT NULL DEFAULT pg_current_xact_id()")
     op.create_index(op.f("ix_ml_predictions_xid"), "ml_predictions", ["xid"])
     op.create_check_constraint(op.f("ck_ml_predictions_principal"), "ml_predictions", "principal <> ''")
+    op.create_check_constraint(op.f("ck_ml_predictions_time_of_id"), "ml_predictions", TIME_OF_ID)
 
 
 def _create_trail_tables() -> None:
@@ -223,6 +235,7 @@ def _create_trail_tables() -> None:
         sa.Column("detail", sa.LargeBinary(), nullable=True),
         sa.Column("latency_ms", sa.REAL(), nullable=False),
         sa.CheckConstraint("principal <> ''", name=op.f("ck_audit_events_principal")),
+        sa.CheckConstraint(TIME_OF_ID, name=op.f("ck_audit_events_time_of_id")),
         sa.PrimaryKeyConstraint("created_at", "id", name=op.f("pk_audit_events")),
         postgresql_partition_by="RANGE (created_at)",
     )
@@ -252,7 +265,7 @@ def _create_trail_tables() -> None:
         sa.Column("leaf_hash", sa.LargeBinary(), nullable=False),
         sa.CheckConstraint("source IN ('ml_predictions', 'audit_events')", name=op.f("ck_audit_leaves_source")),
         sa.PrimaryKeyConstraint("leaf_index", name=op.f("pk_audit_leaves")),
-        sa.UniqueConstraint("row_id", "source", name=op.f("uq_audit_leaves_row_id_source")),
+        sa.UniqueConstraint("row_id", "source", "created_at", name=op.f("uq_audit_leaves_row_id_source_created_at")),
     )
     op.create_table(
         "audit_nodes",
@@ -418,7 +431,8 @@ def downgrade() -> None:
     schema = op.get_bind().execute(sa.text("SELECT quote_ident(current_schema())")).scalar_one()
     _define_ensure_partitions(schema, "'ml_performance_logs'")  # the first schema's downgrade drops it
     op.execute("DROP FUNCTION refuse_change() CASCADE")
-    op.drop_constraint(op.f("ck_ml_predictions_principal"), "ml_predictions")
+    for constraint in ("principal", "time_of_id"):
+        op.drop_constraint(op.f(f"ck_ml_predictions_{constraint}"), "ml_predictions")
     for column in ("xid", "variant", "key_id"):
         op.drop_column("ml_predictions", column)
     op.add_column("ml_predictions", sa.Column("key_version", sa.SmallInteger(), server_default="1", nullable=False))

@@ -12,7 +12,7 @@ import sys
 import uuid
 from collections import Counter
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -113,12 +113,21 @@ def delete(connection: Connection, chance: Chance) -> str:
 
 
 def insert(connection: Connection, chance: Chance) -> str:
-    """A row of the past: without a leaf, among old transactions, or with a leaf that is forged."""
+    """A row of another time, whose number no sealer reaches or has passed, or with a leaf that is forged."""
     table = chance.choice(TABLES)
     made = prediction() if table == "ml_predictions" else event()
-    kind = chance.choice(["backdated", "old transaction", "forged leaf at the end", "forged leaf in another's place"])
-    if kind == "backdated":
-        made["created_at"] -= timedelta(seconds=chance.uniform(300, 10**6))
+    kinds = (
+        "time to come",
+        "transaction to come",
+        "old transaction",
+        "forged leaf at the end",
+        "forged leaf in another's",
+    )
+    kind = chance.choice(kinds)
+    if kind == "time to come":
+        made["created_at"] += timedelta(seconds=chance.uniform(400, 10**9))
+    if kind == "transaction to come":
+        made["xid"] = str(chance.choice([2**64 - 1, chance.randint(10**7, 2**63)]))
     if kind == "old transaction":
         made["xid"] = str(chance.randint(1, 700))
     names = ", ".join(made)
@@ -188,6 +197,55 @@ def rewrite(connection: Connection, chance: Chance) -> str:
     return "with the stolen key" if forger is SIGNERS[0] else "with another key"
 
 
+def explain_away(connection: Connection, chance: Chance) -> str:
+    """A record goes; its leaf is dated back, and an event that the honest sealer sealed says that it was archived."""
+    table = chance.choice(TABLES)
+    _, identity = any_row(connection, chance, table)
+    (index,) = execute(connection, "SELECT leaf_index FROM audit_leaves WHERE row_id = %s", identity).fetchone()
+    by = chance.choice(["a name", "another key", "a statement of other leaves"])
+    statement = {
+        "origin": "followup-test",
+        "partition": f"{table}_202001",
+        "rows": 1,
+        "leaves": [index, 1],
+        "sha256": "0" * 64,
+        "time": "2026-02-01T00:00:00.000000Z",
+    }
+    text = f"{verify.ARCHIVE_FORMAT}\n{verify.canonical(statement)}"
+    target = f"{table}_202001"
+    if by == "another key":
+        target = verify.canonical({"signature": SIGNERS[1].signature(text), "statement": statement})
+    if by == "a statement of other leaves":
+        signature = SIGNERS[0].signature(text)
+        target = verify.canonical({"signature": signature, "statement": {**statement, "leaves": [index + 1, 1]}})
+    made = event(action=verify.ARCHIVED, outcome="success", target=target)
+    marks = ", ".join(["%s"] * len(made))
+    execute(connection, f"INSERT INTO audit_events ({', '.join(made)}) VALUES ({marks})", *made.values())
+    _seal_as_the_sealer_would(connection, made["created_at"], made["id"])
+    execute(connection, "UPDATE audit_leaves SET created_at = '2020-01-05Z' WHERE leaf_index = %s", index)
+    execute(connection, f"DELETE FROM {table} WHERE id = %s", identity)
+    return by
+
+
+def _seal_as_the_sealer_would(connection: Connection, created_at: Any, identity: uuid.UUID) -> None:
+    frontier = Frontier()
+    for (hashed,) in execute(connection, "SELECT leaf_hash FROM audit_leaves ORDER BY leaf_index").fetchall():
+        frontier.append(hashed)
+    query = f"SELECT xid::text::bigint, {selection('audit_events')} FROM audit_events AS r WHERE r.id = %s"
+    xid, *values = execute(connection, query, identity).fetchone()
+    hashed = leaf_hash(leaf_bytes("audit_events", row("audit_events", values)))
+    insert_leaf = "INSERT INTO audit_leaves VALUES (%s, 'audit_events', %s, %s, %s)"
+    execute(connection, insert_leaf, frontier.size, created_at, identity, hashed)
+    frontier.append(hashed)
+    note = SIGNERS[0].sign(Checkpoint("followup-test", frontier.size, frontier.root, datetime.now(UTC), xid + 1).body)
+    values = (frontier.size, frontier.root, note, xid + 1)
+    execute(
+        connection,
+        "INSERT INTO audit_checkpoints (tree_size, root_hash, note, horizon) VALUES (%s, %s, %s, %s)",
+        *values,
+    )
+
+
 SIGNERS: Final[list[Signer]] = []  # the true one, a forger's
 KINDS: Final[tuple[Callable[[Connection, Chance], str], ...]] = (
     flip,
@@ -198,8 +256,9 @@ KINDS: Final[tuple[Callable[[Connection, Chance], str], ...]] = (
     swap,
     truncate,
     rewrite,
+    explain_away,
 )
-WEIGHTS: Final = (8, 2, 4, 4, 3, 3, 1, 1)
+WEIGHTS: Final = (8, 2, 4, 4, 3, 3, 1, 1, 2)
 
 
 def findings(connection: Connection, key: str, anchors: dict[str, str]) -> verify.Report:
@@ -230,6 +289,8 @@ def test_every_tampering_by_a_superuser_is_found(
     missed = []
     with engine.connect() as superuser:
         execute(superuser, "SET session_replication_role = replica")
+        for table in TABLES:  # what the schema alone would refuse
+            execute(superuser, f"ALTER TABLE {table} DROP CONSTRAINT ck_{table}_time_of_id")
         superuser.commit()
         untouched = findings(superuser, key, anchors)
         assert (untouched.findings, untouched.leaves, untouched.anchors) == ([], 150, 1)

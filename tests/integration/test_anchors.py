@@ -137,6 +137,11 @@ def test_s3_keeps_an_anchor_against_its_own_owner(s3: str) -> None:
         client.put_object_retention(**where, Retention=sooner)
     client.put_object(Bucket=BUCKET, Key="log/9.checkpoint", Body=b"forged")  # a new version beside the locked one
     assert client.get_object(**where)["Body"].read() == b"note\n"
+    place.put(10, "later\n")
+    client.delete_object(Bucket=BUCKET, Key="log/10.checkpoint")  # hides it only
+    kept = list(place.newest_first())
+    assert kept[0] == "later\n"
+    assert sorted(kept[1:]) == ["forged", "note\n"]
     client.close()
 
 
@@ -144,6 +149,8 @@ def test_an_s3_that_is_away_is_a_failed_anchor(s3: str) -> None:
     (port,) = free_ports(1)
     with pytest.raises(AnchorFailed):
         S3Anchor(BUCKET, "", endpoint=f"http://127.0.0.1:{port}").put(1, "note\n")
+    with pytest.raises(AnchorFailed):
+        list(S3Anchor(BUCKET, "", endpoint=f"http://127.0.0.1:{port}").newest_first())
     with pytest.raises(AnchorFailed):
         S3Anchor("no-such-bucket", "", endpoint=s3).put(1, "note\n")
 

@@ -10,6 +10,7 @@ from psycopg import errors, sql
 
 from database.engine import libpq_url
 from embedded.postgres import EmbeddedPostgres
+from tests.trail_rows import id_of
 
 APPEND_ONLY = (
     "ml_predictions",
@@ -108,7 +109,7 @@ def roles(postgres: EmbeddedPostgres, database_url: str) -> Iterator[Roles]:
 
 def insert(connection: Connection, table: str, row: dict[str, object]) -> uuid.UUID:
     """Insert a row, with an id of its own where the table has one."""
-    row_id = uuid.uuid4()
+    row_id = id_of(NOW)
     values = {"id": row_id, **row} if table in {"ml_predictions", "audit_events"} else row
     columns = sql.SQL(", ").join(map(sql.Identifier, values))
     marks = sql.SQL(", ").join([sql.Placeholder()] * len(values))

@@ -54,3 +54,16 @@ def test_partitions_are_made_ahead_and_a_row_of_any_time_finds_a_place(engine: E
         now = datetime.now(UTC)
         assert connection.execute(insert, {"at": now}).scalar() == f"ml_performance_logs_{now:%Y%m}"
         assert connection.execute(insert, {"at": now + timedelta(days=4000)}).scalar() == "ml_performance_logs_default"
+
+
+def test_a_month_that_cannot_be_made_keeps_no_other_from_being_made(engine: Engine) -> None:
+    insert = text(
+        "INSERT INTO ml_performance_logs (window_start, model_name, model_version, instance, window_s, requests,"
+        " errors, shed, cache_hits) VALUES (date_trunc('month', now() AT TIME ZONE 'UTC') AT TIME ZONE 'UTC'"
+        " + interval '4 months 1 day', 'm', 'v', 'i', 10, 0, 0, 0, 0)"
+    )
+    with engine.begin() as connection:
+        connection.execute(insert)  # in the default partition, as that month is not there yet
+    with engine.begin() as connection:
+        assert connection.execute(text("SELECT ensure_partitions(6)")).scalar() == 3 * 3 - 1
+        assert connection.execute(text("SELECT ensure_partitions(1000000)")).scalar() == 3 * 18

@@ -6,7 +6,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,15 @@ import pytest
 from sqlalchemy import Engine
 
 from audit import verify
-from audit.checkpoint import Signer
+from audit.anchor import DirectoryAnchor, anchor_newest
+from audit.checkpoint import BadNote, Signer
 from audit.export import encode, export
 from audit.merkle import Frontier, Node
-from audit.sealing import AnotherSealer, Sealer, connect, run, seal_lag
+from audit.sealing import AnotherSealer, LastSigned, Sealer, connect, run, seal_lag
 from database.engine import open_engine
 from embedded.postgres import EmbeddedPostgres
 from errors import SetupError
-from tests.trail_rows import event, fill, insert, make_signer, prediction
+from tests.trail_rows import event, fill, id_of, insert, long_ago, make_signer, prediction
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -278,7 +280,7 @@ def test_a_sealer_killed_at_any_moment_leaves_no_gap(
 ) -> None:
     key = next(tmp_path.glob("*.pem"))
     program = (
-        "import sys, threading; from pathlib import Path; from audit.checkpoint import Signer;"
+        "import sys, threading; from pathlib import Path; from audit.checkpoint import BadNote, Signer;"
         "from audit.sealing import run; print('up', flush=True);"
         "run(sys.argv[1], Signer.load(Path(sys.argv[2]), 'followup-test'), threading.Event(), every_s=0.01)"
     )
@@ -303,3 +305,164 @@ def test_a_sealer_killed_at_any_moment_leaves_no_gap(
     indexes, frontier, _, checkpoints = tree_of(database_url)
     assert indexes == list(range(total))
     assert checkpoints[-1][:2] == (total, frontier.root)
+
+
+CUT = (
+    "DELETE FROM audit_events WHERE id IN (SELECT row_id FROM audit_leaves WHERE leaf_index >= {size})",
+    "DELETE FROM ml_predictions WHERE id IN (SELECT row_id FROM audit_leaves WHERE leaf_index >= {size})",
+    "DELETE FROM audit_leaves WHERE leaf_index >= {size}",
+    "DELETE FROM audit_nodes WHERE (position + 1) * (1::bigint << level) > {size}",
+    "DELETE FROM audit_checkpoints WHERE tree_size > {size}",
+)
+
+
+@pytest.fixture
+def cut_back_to(postgres: EmbeddedPostgres, database_url: str) -> Callable[[int], None]:
+    """What an administrator of the database can do so well that what is left holds together."""
+
+    def cut(size: int) -> None:
+        with psycopg.connect(postgres.url("postgres", name_of(database_url))) as superuser:
+            superuser.execute("SET session_replication_role = replica")
+            for statement in CUT:
+                superuser.execute(statement.format(size=size))
+
+    return cut
+
+
+def sealed_twice(app_url: str, connection: psycopg.Connection[Any], signer: Signer, last: LastSigned) -> None:
+    sealer = Sealer(connection, signer, last)
+    for _ in range(2):
+        fill(app_url, 10, 10)
+        assert sealer.seal_all() == 20
+
+
+@pytest.mark.parametrize("size", [20, 0])
+def test_a_log_that_was_cut_back_is_not_signed(
+    app_url: str, sealer_url: str, signer: Signer, tmp_path: Path, cut_back_to: Callable[[int], None], size: int
+) -> None:
+    """Neither by the sealer that runs, on a new connection too, nor by one that is started."""
+    state = tmp_path / "state"
+    last = LastSigned(signer.verifier, state)
+    with connect(sealer_url) as connection:
+        sealed_twice(app_url, connection, signer, last)
+        assert signer.verifier.checkpoint(state.read_text()).size == 40
+        assert state.stat().st_mode & 0o777 == 0o600
+        cut_back_to(size)
+        fill(app_url, 30, 30)
+        with pytest.raises(SetupError, match="does not continue"):
+            Sealer(connection, signer, last).seal_all()
+        with pytest.raises(SetupError, match="does not continue"):
+            Sealer(connection, signer, LastSigned(signer.verifier, state)).seal_all()
+        count = connection.execute("SELECT count(*), max(tree_size) FROM audit_checkpoints").fetchone()
+        assert count == ((1, 20) if size else (0, None))
+        # Another past of the same and of a greater length is another past.
+        state.unlink()
+        assert Sealer(connection, signer).seal_all() == 60
+        with pytest.raises(SetupError, match="does not continue"):
+            Sealer(connection, signer, last).seal_all()
+
+
+def test_an_anchor_is_remembered_where_the_state_is_lost(
+    app_url: str, sealer_url: str, signer: Signer, tmp_path: Path, cut_back_to: Callable[[int], None]
+) -> None:
+    anchors = tmp_path / "anchors"
+    anchors.mkdir()
+    place = DirectoryAnchor(anchors)
+    with connect(sealer_url) as connection:
+        sealed_twice(app_url, connection, signer, LastSigned(signer.verifier))
+        assert anchor_newest(connection, place, signer.verifier) == 40
+        (anchors / "99.checkpoint").write_text("of somebody else\n")
+        fill(app_url, 5, 5)
+        started = LastSigned(signer.verifier)
+        started.recall(signer.verifier, place)
+        assert [known.size for known in started.unproven] == [40]
+        assert Sealer(connection, signer, started).seal_all() == 10
+        cut_back_to(20)
+        fill(app_url, 5, 5)
+        started = LastSigned(signer.verifier)
+        started.recall(signer.verifier, place)
+        with pytest.raises(SetupError, match="does not continue"):
+            Sealer(connection, signer, started).seal_all()
+
+
+def test_a_state_behind_the_tree_is_what_a_killed_sealer_leaves(
+    app_url: str, sealer_url: str, signer: Signer, tmp_path: Path
+) -> None:
+    state = tmp_path / "state"
+    with connect(sealer_url) as connection:
+        for rows in (7, 9, 30):  # the state of the first stays: what came then was committed and not noted
+            fill(app_url, rows, 0)
+            assert Sealer(connection, signer, LastSigned(signer.verifier, state)).seal_all() == rows
+            if rows == 7:
+                first = state.read_text()
+            state.write_text(first)
+    state.write_text(first.replace("\n7\n", "\n8\n"))
+    with pytest.raises(SetupError, match="SEAL_STATE_FILE"):
+        LastSigned(signer.verifier, state)
+    with pytest.raises(SetupError, match="SEAL_STATE_FILE"):
+        LastSigned(signer.verifier, tmp_path / "none" / "state")
+
+
+def test_a_forged_checkpoint_is_not_anchored(
+    app_url: str, sealer_url: str, sealer: Sealer, signer: Signer, tmp_path: Path
+) -> None:
+    fill(app_url, 3, 3)
+    sealer.seal_all()
+    with connect(sealer_url) as connection:
+        connection.execute(
+            "INSERT INTO audit_checkpoints (tree_size, root_hash, note, horizon) VALUES (99, '', 'x', 1)"
+        )
+        with pytest.raises(BadNote):
+            anchor_newest(connection, DirectoryAnchor(tmp_path), signer.verifier)
+    assert list(tmp_path.glob("*.checkpoint")) == []
+
+
+def test_a_row_is_of_the_time_in_its_id(app_url: str, sealer: Sealer) -> None:
+    for table, made in (("ml_predictions", prediction()), ("audit_events", event())):
+        for at in ("infinity", "-infinity", "0044-03-15 BC", made["created_at"] + timedelta(milliseconds=1)):
+            with psycopg.connect(app_url) as connection, pytest.raises(psycopg.errors.CheckViolation):
+                insert(connection, table, [{**made, "created_at": at}])
+        for at in (datetime(2019, 12, 31, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC)):
+            with psycopg.connect(app_url) as connection, pytest.raises(psycopg.errors.CheckViolation):
+                insert(connection, table, [{**made, "created_at": at, "id": id_of(at)}])
+    assert sealer.seal_all() == 0
+
+
+def test_two_rows_with_one_id_do_not_stop_sealing(
+    app_url: str, postgres: EmbeddedPostgres, database_url: str, sealer: Sealer, auditor: Engine, signer: Signer
+) -> None:
+    one = event()
+    with psycopg.connect(postgres.url("postgres", name_of(database_url))) as superuser:
+        superuser.execute("ALTER TABLE audit_events DROP CONSTRAINT ck_audit_events_time_of_id")
+        insert(superuser, "audit_events", [one, {**one, "created_at": one["created_at"] + timedelta(seconds=1)}])
+    assert sealer.seal_all() == 2
+    assert verified(auditor, signer).findings == []
+
+
+def test_a_long_transaction_is_no_insertion(app_url: str, sealer: Sealer, auditor: Engine, signer: Signer) -> None:
+    """Its rows are older than the last checkpoint; its number tells that they could not be sealed yet."""
+    fill(app_url, 3, 3)
+    sealer.seal_all()
+    with psycopg.connect(app_url) as slow:
+        insert(slow, "ml_predictions", [prediction(created_at=long_ago(minutes=30))])
+        fill(app_url, 5, 5)
+        assert sealer.seal_all() == 0
+    report = verified(auditor, signer)
+    assert (report.findings, report.not_sealed_yet) == ([], 11)
+    assert sealer.seal_all() == 11
+
+
+def test_a_row_that_hides_in_the_future_is_found(
+    app_url: str, postgres: EmbeddedPostgres, database_url: str, sealer: Sealer, auditor: Engine, signer: Signer
+) -> None:
+    fill(app_url, 3, 3)
+    sealer.seal_all()
+    with psycopg.connect(postgres.url("postgres", name_of(database_url))) as superuser:
+        superuser.execute("SET session_replication_role = replica")
+        for xid in (10**9, 2**64 - 1):
+            hidden = event()
+            insert(superuser, "audit_events", [hidden])
+            superuser.execute("UPDATE audit_events SET xid = %s::text::xid8 WHERE id = %s", (str(xid), hidden["id"]))
+        insert(superuser, "ml_predictions", [prediction(created_at=datetime(2099, 1, 1, tzinfo=UTC))])
+    messages = [finding.message.rpartition(": ")[2] for finding in verified(auditor, signer).findings]
+    assert sorted(messages) == ["of a time that is still to come"] + 2 * ["of a transaction that there was not yet"]

@@ -104,9 +104,10 @@ def small_export(signer: Signer) -> list[bytes]:
         lines.append({**leaf, "hash": base64.b64encode(hashed).decode()})
     said = Checkpoint("followup-test", 3, frontier.root, long_ago(minutes=1), 9)
     lines.append({"kind": "checkpoint", "note": signer.sign(said.body), "anchored": []})
-    waiting = {"created_at": "2100-01-01T00:00:00.000000Z", "id": "row-3"}
-    lines.append({"kind": "unsealed", "source": "audit_events", "xid": 10, "row": waiting})
-    lines.append({"kind": "end", "leaves": 3, "unsealed": 1})
+    waiting = {"created_at": "2026-01-02T03:04:09.000000Z", "id": "row-3"}
+    lines.append({"kind": "unsealed", "source": "audit_events", "xid": "10", "row": waiting})
+    end = {"kind": "end", "leaves": 3, "unsealed": 1, "finished_at": "2026-01-02T03:05:00.000000Z", "xmax": "11"}
+    lines.append(end)
     return [encode(line) for line in lines]
 
 
