@@ -93,7 +93,7 @@ def _train_what_is_missing(environment: Mapping[str, str]) -> None:
     engine.dispose()
     known = {version.name for version in champions}
     # Models of a demo from before models were signed for.
-    steps = [["models", "approve", f"{each.name}:{each.version}"] for each in unsigned]
+    steps = [["models", "register", f"{each.name}:{each.version}", "--promote"] for each in unsigned]
     if "deterioration_lstm" not in known:
         steps += [["demo-data", "--replace"], ["train", "deterioration", "--promote"]]
     if "clinical_ner" not in known:
