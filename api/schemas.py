@@ -344,7 +344,7 @@ class BreakGlassShown(_Shown):
     id: UUID
     clinician: str
     patient_id: str
-    reason: str | None = Field(description="Null when it was erased together with what is held about the patient.")
+    reason: str | None = Field(description="Null for administrators, and once the patient's data was erased.")
     started_at: datetime
     expires_at: datetime
     reviewed_by: str | None
