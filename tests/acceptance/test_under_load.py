@@ -98,7 +98,8 @@ async def send(
             try:
                 try:
                     response = await client.post(BASE + path, json=body, headers={"X-Request-ID": mine})
-                except httpx.RemoteProtocolError:
+                except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError) as error:
+                    print(type(error).__name__, error)
                     # The server closed an idle connection just then. Had it taken the request, its row would be one
                     # too many in the end.
                     response = await client.post(BASE + path, json=body, headers={"X-Request-ID": mine})
