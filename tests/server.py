@@ -26,6 +26,8 @@ from registry.store import StoredModel
 
 ROOT = Path(__file__).resolve().parent.parent
 BASE = "/api/v1/ml"
+# Settings of a demo that may be up beside the test or the benchmark.
+_NOT_OURS = ("REDIS_", "COGNITO_", "ENCRYPTION_", "DATABASE_", "OWNER_", "SEAL", "FOLLOWUP_MODE")
 
 
 def signing_key(database_url: str, encryption_key: str) -> SigningKey:
@@ -92,7 +94,7 @@ class Server:
                 probe.bind(("127.0.0.1", 0))
                 self.port = probe.getsockname()[1]
         environment = {
-            **{name: value for name, value in os.environ.items() if not name.startswith(("REDIS_", "COGNITO_"))},
+            **{name: value for name, value in os.environ.items() if not name.startswith(_NOT_OURS)},
             "DATABASE_URL": self.app_database_url,
             "ENCRYPTION_KEY": self.encryption_key,
             "COGNITO_ISSUER": ISSUER,
