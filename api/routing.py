@@ -57,6 +57,15 @@ class QueryParameter:
     description: str = ""
 
 
+LARGEST_PAGE = 200
+PAGING = (
+    QueryParameter(name="limit", schema={"type": "integer", "minimum": 1, "maximum": LARGEST_PAGE, "default": 50}),
+    QueryParameter(
+        name="cursor", schema={"type": "string", "maxLength": 64}, description="`next_cursor` of the page before."
+    ),
+)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
     """One method of one address."""

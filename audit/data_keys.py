@@ -130,7 +130,7 @@ class DataKeys:
         return await asyncio.shield(waiting)
 
     async def by_id(self, ids: Collection[UUID]) -> Mapping[UUID, DataKey]:
-        """The keys of records; a destroyed one is missing. Raises AuditUnavailable."""
+        """The keys of records; a destroyed one is missing. Raises what the database raises."""
         found = {key_id: self._by_id[key_id] for key_id in ids if key_id in self._by_id}
         if FIRST_KEY in ids:
             found[FIRST_KEY] = self._first()

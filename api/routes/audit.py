@@ -15,7 +15,7 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from access.policy import Action
 from access.principal import Principal, Role
 from api.answers import answer, whole_number
-from api.routing import BASE, Admitted, QueryParameter, Route
+from api.routing import BASE, LARGEST_PAGE, PAGING, Admitted, QueryParameter, Route
 from api.schemas import ConsistencyShown, EventsPage, ProofShown
 from api.system import System
 from audit.events import Filter, page, whole_log
@@ -27,7 +27,6 @@ from errors import FieldFault, InvalidInput, NotFound
 
 T = TypeVar("T")
 
-_LARGEST_PAGE: Final = 200
 _LARGEST_TREE: Final = 999_999_999
 _NAME: Final = re.compile(r"[A-Za-z0-9_.:\-]{1,128}")
 _LINES_A_PIECE: Final = 200
@@ -59,7 +58,7 @@ async def events(system: System, admitted: Admitted) -> Response:
     sight = sight_of(admitted.principal)
     action = None if admitted.principal.has(Role.AUDITOR) or not sight.everything else Action.CONFIGURE
     wanted = Filter(query.get("patient_id"), query.get("principal"), _time(query, "since"), action)
-    limit = whole_number(query, "limit", default=50, least=1, most=_LARGEST_PAGE)
+    limit = whole_number(query, "limit", default=50, least=1, most=LARGEST_PAGE)
     items, cursor = await bounded(
         _read(system, lambda connection: page(connection, sight, wanted, limit=limit, cursor=query.get("cursor")))
     )
@@ -150,14 +149,7 @@ ROUTES = (
         handler=events,
         response=EventsPage,
         query=(
-            QueryParameter(
-                name="limit", schema={"type": "integer", "minimum": 1, "maximum": _LARGEST_PAGE, "default": 50}
-            ),
-            QueryParameter(
-                name="cursor",
-                schema={"type": "string", "maxLength": 64},
-                description="`next_cursor` of the page before.",
-            ),
+            *PAGING,
             QueryParameter(name="patient_id", schema=_TEXT),
             QueryParameter(name="principal", schema=_TEXT),
             QueryParameter(name="since", schema={"type": "string", "format": "date-time"}),

@@ -12,14 +12,13 @@ from access.fields import project, visible_fields
 from access.policy import Action, Relation
 from access.principal import Principal, Role
 from api.answers import answer, whole_number
-from api.routing import BASE, Admitted, QueryParameter, Route
+from api.routing import BASE, LARGEST_PAGE, PAGING, Admitted, QueryParameter, Route
 from api.schemas import Amended, AmendmentRequest, HistoryPage, RecordShown
 from api.system import System
 from audit.record import BREAK_GLASS_PURPOSE
 from database.reading import Sight, bounded
 from errors import FieldFault, Forbidden, InvalidInput, NotFound
 
-_LARGEST_PAGE: Final = 200
 _NAME: Final = re.compile(r"[A-Za-z0-9_.:\-]{1,128}")
 
 
@@ -54,7 +53,7 @@ async def history(system: System, admitted: Admitted) -> Response:
     page = await bounded(
         system.history.page(
             sight_of(admitted.principal),
-            limit=whole_number(query, "limit", default=50, least=1, most=_LARGEST_PAGE),
+            limit=whole_number(query, "limit", default=50, least=1, most=LARGEST_PAGE),
             cursor=query.get("cursor"),
             patient_id=query.get("patient_id"),
             model_name=query.get("model_name"),
@@ -111,14 +110,7 @@ ROUTES = (
         handler=history,
         response=HistoryPage,
         query=(
-            QueryParameter(
-                name="limit", schema={"type": "integer", "minimum": 1, "maximum": _LARGEST_PAGE, "default": 50}
-            ),
-            QueryParameter(
-                name="cursor",
-                schema={"type": "string", "maxLength": 64},
-                description="`next_cursor` of the page before.",
-            ),
+            *PAGING,
             QueryParameter(name="patient_id", schema={"type": "string", "maxLength": 128}),
             QueryParameter(name="model_name", schema={"type": "string", "maxLength": 128}),
         ),
