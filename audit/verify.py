@@ -1,5 +1,7 @@
 """Verifies a sealed export of the audit trail, offline: python audit/verify.py FILE --key KEY --anchors DIR
 
+Or one proof, as `/audit/proof/{id}` and `/audit/consistency` give it: python audit/verify.py PROOF.json --key KEY
+
 Needs Python and `cryptography`, and shares no code with what wrote the trail: its own canonical JSON (RFC 8785), Merkle
 tree (RFC 6962) and signed notes (C2SP). It does not repair and does not guess; what does not hold is listed.
 """
@@ -29,6 +31,7 @@ ARCHIVE_FORMAT = "followup-audit-archived/1"
 _SOURCES = ("ml_predictions", "audit_events")
 _TIME = "%Y-%m-%dT%H:%M:%S.%fZ"
 _SHOWN = 100
+_LARGEST_PROOF = 4 * 2**20
 
 
 class Malformed(Exception):
@@ -288,6 +291,137 @@ def kept_long_enough(sealed: datetime, archived: datetime) -> bool:
     return due <= archived.strftime(_TIME)
 
 
+# Proofs of one record, and of growth
+
+
+def _joined(left: bytes, right: bytes) -> bytes:
+    return hashlib.sha256(b"\x01" + left + right).digest()
+
+
+def root_above(leaf: bytes, index: int, size: int, path: list[bytes]) -> bytes:
+    """The root that a leaf's path leads to (RFC 9162 section 2.1.3.2). Raises Malformed when it has another length."""
+    if not 0 <= index < size:
+        raise Malformed("there is no such leaf in that tree")
+    goes_right: list[bool] = []  # from the root down
+    start, end = 0, size
+    while end - start > 1:
+        middle = start + (1 << ((end - start - 1).bit_length() - 1))
+        goes_right.append(index >= middle)
+        start, end = (middle, end) if index >= middle else (start, middle)
+    if len(goes_right) != len(path):
+        raise Malformed("the path has not the length that it must have")
+    for right, sibling in zip(reversed(goes_right), path, strict=True):
+        leaf = _joined(sibling, leaf) if right else _joined(leaf, sibling)
+    return leaf
+
+
+def roots_of_growth(older: int, newer: int, older_root: bytes, path: list[bytes]) -> tuple[bytes, bytes]:
+    """(older root, newer root) that a consistency proof leads to (RFC 9162 section 2.1.4.2). Raises Malformed."""
+    if not 0 < older <= newer:
+        raise Malformed("a tree does not grow from that size to the other")
+    rest = list(reversed(path))
+
+    def walk(known: int, size: int, whole: bool) -> tuple[bytes, bytes]:
+        """Roots of the first `known` leaves and of all `size` of a subtree."""
+        if known == size:
+            if whole:
+                return older_root, older_root
+            found = rest.pop(0)
+            return found, found
+        half = 1 << ((size - 1).bit_length() - 1)
+        sibling = rest.pop(0)
+        if known <= half:
+            before, after = walk(known, half, whole)
+            return before, _joined(after, sibling)
+        before, after = walk(known - half, size - half, whole=False)
+        return _joined(sibling, before), _joined(sibling, after)
+
+    try:
+        roots = walk(older, newer, whole=True)
+    except IndexError as error:
+        raise Malformed("the path has not the length that it must have") from error
+    if rest:
+        raise Malformed("the path has not the length that it must have")
+    return roots
+
+
+class ProofVerification:
+    """Verifies the document of one proof. `said` tells in words what was proven."""
+
+    def __init__(self, key: str, anchors: Mapping[str, str] | None = None) -> None:
+        self.report = Report()
+        self.said = ""
+        self._key = Key(key)
+        self._anchor_notes = anchors or {}
+
+    def take(self, document: Mapping[str, Any]) -> Report:
+        try:
+            (self._inclusion if "inclusion_proof" in document else self._growth)(document)
+        except Malformed as error:
+            self.report.find("proof", None, str(error))
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
+            self.report.find("malformed", None, "the proof lacks something")
+        return self.report
+
+    def _inclusion(self, document: Mapping[str, Any]) -> None:
+        index, size = document["leaf_index"], document["tree_size"]
+        signed = self._signed(document["checkpoint"], size)
+        if type(index) is not int:
+            raise Malformed("the leaf has no number")
+        hashed = base64.b64decode(document["leaf_hash"], validate=True)
+        if root_above(hashed, index, size, _path(document["inclusion_proof"])) != signed.root:
+            self.report.find("proof", index, "the path does not lead to the root that was signed")
+        name = document["prediction_id"]
+        if document["leaf"] is None:
+            self.said = (
+                f"leaf {index} of {size}; its record is archived, so that only its hash is proven, not whose it is"
+            )
+            return
+        leaf = read_line(document["leaf"])
+        if document["leaf"] != canonical(leaf) or hash_of_row(leaf["table"], leaf["row"]) != hashed:
+            self.report.find("changed row", index, "the record is not what was sealed")
+        if leaf["table"] != _SOURCES[0] or leaf["row"]["id"] != name:
+            self.report.find("leaf", index, "the record is not that of the prediction which the proof names")
+        self.said = f"prediction {name:.36} is leaf {index} of {size}"
+
+    def _growth(self, document: Mapping[str, Any]) -> None:
+        older, newer = document["from"], document["to"]
+        before = self._signed(document["from_checkpoint"], older)
+        after = self._signed(document["to_checkpoint"], newer)
+        roots = roots_of_growth(older, newer, before.root, _path(document["consistency_proof"]))
+        if roots != (before.root, after.root):
+            self.report.find("proof", None, "the larger tree is not a continuation of the smaller")
+        if after.horizon < before.horizon or after.time < before.time:
+            self.report.find("checkpoint", None, "the larger tree was signed before the smaller")
+        self.said = f"the tree of {newer} leaves continues that of {older}"
+
+    def _signed(self, note: Any, size: Any) -> Statement:
+        signed = self._key.read(note)
+        self.report.checkpoints += 1
+        if type(size) is not int or signed.size != size:
+            raise Malformed(f"the checkpoint is one of {signed.size} leaves, and the proof is not")
+        for name, anchor in self._anchor_notes.items():
+            try:
+                anchored = self._key.read(anchor)
+            except Malformed as error:
+                self.report.find("anchor", None, f"anchor {name}: {error}")
+                continue
+            if anchored.size == size:
+                self.report.anchors += 1
+                if anchored.root != signed.root:
+                    self.report.find("anchor", None, f"anchor {name}: the first {size} leaves are not those anchored")
+        self.report.leaves = size
+        self.report.sealed_until = signed.time.strftime(_TIME)
+        return signed
+
+
+def _path(parts: Any) -> list[bytes]:
+    path = [base64.b64decode(part, validate=True) for part in parts]
+    if any(len(part) != hashlib.sha256().digest_size for part in path):
+        raise Malformed("the path is not made of hashes")
+    return path
+
+
 # The export
 
 
@@ -512,7 +646,7 @@ def read_anchors(folder: Path) -> dict[str, str]:
 
 
 def show(report: Report, *, key_was_given: bool) -> str:
-    """The report for people."""
+    """The report of an export for people."""
     lines = [
         f"{report.leaves} sealed records, {report.checkpoints} checkpoints, {report.anchors} anchors"
         f"; sealed until {report.sealed_until or 'never'}",
@@ -523,18 +657,32 @@ def show(report: Report, *, key_was_given: bool) -> str:
         lines.append(f"{report.not_sealed_yet} records are not sealed yet")
     if not key_was_given:
         lines.append("CAUTION: the key was taken from the export itself; give the one that you know with --key")
-    lines.extend(f"FOUND {finding.kind}: {finding.message}" for finding in report.findings[:_SHOWN])
+    return "\n".join([*lines, *_conclusion(report)])
+
+
+def _conclusion(report: Report) -> list[str]:
+    lines = [f"FOUND {finding.kind}: {finding.message}" for finding in report.findings[:_SHOWN]]
     if len(report.findings) > _SHOWN:
         lines.append(f"and {len(report.findings) - _SHOWN} more")
-    lines.append("Everything holds." if report.holds else f"DOES NOT HOLD: {len(report.findings)} findings.")
-    return "\n".join(lines)
+    return [*lines, "Everything holds." if report.holds else f"DOES NOT HOLD: {len(report.findings)} findings."]
+
+
+def read_proof(file: Path) -> dict[str, Any] | None:
+    """The document of a proof, or None where the file is none: then it is an export."""
+    with file.open("rb") as source:
+        text = source.read(_LARGEST_PROOF)
+    try:
+        document = read_line(text)
+    except Malformed:
+        return None
+    return document if document.keys() & {"inclusion_proof", "consistency_proof"} else None
 
 
 def main(arguments: list[str] | None = None) -> int:
     """0 when everything holds, 1 when something does not, 2 when it could not be looked at."""
-    parser = argparse.ArgumentParser(description="Verify a sealed export of the audit trail, offline.")
+    parser = argparse.ArgumentParser(description="Verify a sealed export of the audit trail, or one proof, offline.")
     parser.add_argument("file", type=Path)
-    parser.add_argument("--key", help="the verifier key, as you know it from elsewhere")
+    parser.add_argument("--key", help="the verifier key, as you know it from elsewhere; a proof needs it")
     parser.add_argument("--anchors", type=Path, help="folder of *.checkpoint files from where they were anchored")
     parser.add_argument("--json", action="store_true", help="for machines")
     options = parser.parse_args(arguments)
@@ -542,17 +690,24 @@ def main(arguments: list[str] | None = None) -> int:
         anchors = read_anchors(options.anchors) if options.anchors else {}
         if options.anchors and not anchors:
             raise Malformed("there are no anchors in that folder")
-        with options.file.open("rb") as lines:
-            report = verify(lines, options.key, anchors)
+        if (document := read_proof(options.file)) is not None:
+            if not options.key:
+                raise Malformed("a proof names no verifier key: give one with --key")
+            proof = ProofVerification(options.key, anchors)
+            report = proof.take(document)
+            shown = "\n".join([*filter(None, [proof.said]), *_conclusion(report)])
+        else:
+            with options.file.open("rb") as lines:
+                report = verify(lines, options.key, anchors)
+            shown = show(report, key_was_given=options.key is not None)
     except (OSError, Malformed) as error:
         reason = str(error) if isinstance(error, Malformed) else "a file cannot be read"
         sys.stderr.write(f"Not verified: {reason}\n")
         return 2
     if options.json:
         findings = [vars(finding) for finding in report.findings]
-        sys.stdout.write(json.dumps({**vars(report), "findings": findings, "holds": report.holds}) + "\n")
-    else:
-        sys.stdout.write(show(report, key_was_given=options.key is not None) + "\n")
+        shown = json.dumps({**vars(report), "findings": findings, "holds": report.holds})
+    sys.stdout.write(shown + "\n")
     return 0 if report.holds else 1
 
 

@@ -3,12 +3,14 @@
 import json
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from commands.shared import Json, console, database, explained
+from commands.shared import Json, console, explained
 from errors import SetupError
 
 app = typer.Typer(help="The audit trail: seal, prove, verify, export, report.", no_args_is_help=True)
@@ -65,6 +67,26 @@ def seal() -> None:
             anchoring.join(15)
 
 
+@contextmanager
+def _auditing(action: str, **about: Any) -> Iterator[Any]:
+    """A read of the trail for somebody with an auditor's token; on record before anything is shown.
+
+    Gives what runs a read in a transaction of its own.
+    """
+    from access.principal import Role
+    from commands.operator import operating
+
+    with operating(Role.AUDITOR) as auditor:
+
+        def read(work: Any) -> Any:
+            with auditor.engine.connect() as connection:
+                return work(connection)
+
+        with auditor.engine.begin() as connection:
+            auditor.record(connection, action, **about)
+        yield read
+
+
 def _verifier_key() -> str | None:
     """The public half of SEAL_KEY_FILE, where this machine has it."""
     from audit.checkpoint import Signer
@@ -84,37 +106,36 @@ def write_export(
 ) -> None:
     """Write the whole trail with its tree and checkpoints; `followup audit verify` takes it anywhere."""
     from datetime import UTC, datetime
-    from functools import partial
 
     from rich.progress import Progress
 
+    from access.policy import Action
     from audit.events import whole_log
     from audit.export import encode, export
     from audit.fhir import audit_event
 
     part = file.with_name(f".{file.name}.part")
-    with database() as engine:
-        read = partial(_read, engine)
-        with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-            task = progress.add_task("records", total=None)
-            show = lambda done, total: progress.update(task, completed=done, total=total)  # noqa: E731
-            with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as output:
-                if fhir:
-                    output.writelines(encode(audit_event(entry)) for entry in whole_log(read, datetime.now(UTC)))
-                else:
-                    output.writelines(map(encode, export(read, _verifier_key(), show)))
+    bars = Progress(console=console, transient=True, disable=not console.is_terminal)
+    with _auditing(Action.EXPORT_AUDIT, target="fhir" if fhir else "sealed") as read, bars:
+        task = bars.add_task("records", total=None)
+        show = lambda done, total: bars.update(task, completed=done, total=total)  # noqa: E731
+        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as output:
+            if fhir:
+                output.writelines(encode(audit_event(entry)) for entry in whole_log(read, datetime.now(UTC)))
+            else:
+                output.writelines(map(encode, export(read, _verifier_key(), show)))
     part.replace(file)
 
 
 @app.command()
 @explained
 def verify(
-    file: Annotated[Path, typer.Argument(help="A sealed export.")],
-    key: Annotated[str | None, typer.Option(help="The verifier key as you know it from elsewhere.")] = None,
+    file: Annotated[Path, typer.Argument(help="A sealed export, or one proof.")],
+    key: Annotated[str | None, typer.Option(help="The verifier key as you know it; a proof needs it.")] = None,
     anchors: Annotated[Path | None, typer.Option(help="Folder of anchored checkpoints.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Verify a sealed export, offline. Exit 0 only if everything holds."""
+    """Verify a sealed export or one proof, offline. Exit 0 only if everything holds."""
     from audit.verify import main
 
     arguments = [str(file), *(["--key", key] if key else []), *(["--anchors", str(anchors)] if anchors else [])]
@@ -127,6 +148,7 @@ def prove(prediction_id: Annotated[str, typer.Argument(help="The prediction's id
     """Print the proof that a prediction is in the tree: its leaf, the path to the root, the signed checkpoint."""
     from uuid import UUID
 
+    from access.policy import Action
     from audit.proofs import inclusion
     from errors import NotFound
 
@@ -134,8 +156,8 @@ def prove(prediction_id: Annotated[str, typer.Argument(help="The prediction's id
         identity = UUID(prediction_id)
     except ValueError as error:
         raise NotFound("There is no such prediction.") from error
-    with database() as engine, engine.connect() as connection:
-        print(json.dumps(inclusion(connection, identity), indent=2))
+    with _auditing(Action.VERIFY_AUDIT, target=str(identity)) as read:
+        print(json.dumps(read(lambda connection: inclusion(connection, identity)), indent=2))
 
 
 @app.command()
@@ -145,16 +167,15 @@ def report(
     as_json: Json = False,
 ) -> None:
     """The week's activity review, signed as a note with the seal key; --json prints it unsigned, for machines."""
-    from functools import partial
-
+    from access.policy import Action
     from audit.checkpoint import Signer
     from audit.events import whole_log
     from audit.report import activity, activity_markdown, week_bounds
     from settings import load_sealer_settings
 
     begins, ends = week_bounds(week)
-    with database() as engine:
-        review = activity(week, whole_log(partial(_read, engine), ends, begins))
+    with _auditing(Action.READ_AUDIT, target=f"activity of {week}") as read:
+        review = activity(week, whole_log(read, ends, begins))
     if as_json:
         print(json.dumps(review, indent=2))
         return
@@ -171,16 +192,16 @@ def disclosures(
 ) -> None:
     """To whom something about a patient was shown in the last six years: date, recipient, what, why."""
     from datetime import UTC, datetime, timedelta
-    from functools import partial
 
     from rich.table import Table
 
+    from access.policy import Action
     from audit.events import whole_log
     from audit.report import disclosures as account
 
     now = datetime.now(UTC)
-    with database() as engine:
-        found = account(patient, whole_log(partial(_read, engine), now, now - timedelta(days=6 * 365 + 2), patient))
+    with _auditing(Action.READ_AUDIT, target="disclosures", patients=[patient]) as read:
+        found = account(patient, whole_log(read, now, now - timedelta(days=6 * 365 + 2), patient))
     if as_json:
         print(json.dumps(found, indent=2))
         return
@@ -188,11 +209,6 @@ def disclosures(
     for shown in found:
         table.add_row(*shown.values())
     console.print(table)
-
-
-def _read(engine: Any, work: Any) -> Any:
-    with engine.connect() as connection:
-        return work(connection)
 
 
 @app.command()
@@ -266,13 +282,12 @@ def research_export(file: Annotated[Path, typer.Argument(help="Where to write th
     from audit.research import research_lines
     from commands.operator import operating
 
-    with operating(Role.AUDITOR) as operator:
+    with operating(Role.AUDITOR) as operator, file.open("xb") as output:
+        with operator.engine.begin() as connection:  # on record before anything is written
+            operator.record(connection, "export for research")
         records = asyncio.run(_opened_records(operator.settings))
-        with file.open("xb") as output:
-            for line in research_lines(records):
-                output.write(line + b"\n")
-        with operator.engine.begin() as connection:
-            operator.record(connection, "export for research", target=f"{len(records)} records")
+        for line in research_lines(records):
+            output.write(line + b"\n")
     console.print(f"{len(records)} records in {file}", highlight=False, soft_wrap=True)
 
 

@@ -1,4 +1,4 @@
-"""Who runs a command that changes something: a person with a token, whose act is signed or put on record.
+"""Who runs a command that changes or shows something: a person with a token, whose act is signed or put on record.
 
 `FOLLOWUP_TOKEN` holds an access token of the user pool, as for a call of the API. On a demo, tokens come from its own
 issuer.
@@ -43,13 +43,14 @@ class Operator:
 
     def event(self, action: str, *, target: str | None = None, patients: Sequence[str] = ()) -> Any:
         """The event of an act, for the transaction that does it."""
+        from access.principal import Role
         from audit.record import Caller, Event, new_id
 
         caller = Caller(
             principal=self.principal.subject,
             roles=self.principal.role_names,
             client_id=self.principal.client_id,
-            purpose_of_use="HSYSADMIN",
+            purpose_of_use="HSYSADMIN" if self.principal.has(Role.ADMIN) else "HCOMPL",
             request_id=uuid4(),
             route=f"followup on {platform.node()}",
             ip_address=None,

@@ -72,6 +72,26 @@ class Server:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
+    @property
+    def settings(self) -> dict[str, str]:
+        """What the server is told, for commands beside it."""
+        return {
+            "DATABASE_URL": self.app_database_url,
+            "ENCRYPTION_KEY": self.encryption_key,
+            "COGNITO_ISSUER": ISSUER,
+            "COGNITO_CLIENT_IDS": CLIENT_ID,
+            "COGNITO_JWKS_FILE": str(self.issuer.jwks_file),
+            "QUOTA_PER_MINUTE": "10000000",
+            "QUOTA_ANONYMOUS_PER_MINUTE": "10000000",
+            **self.environment,
+        }
+
+    def followup(self, *arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run a command as the owner of the database; FOLLOWUP_TOKEN says who does."""
+        command = [sys.executable, "-m", "cli", *map(str, arguments)]
+        told = {**os.environ, **self.settings, "OWNER_DATABASE_URL": self.database_url, **environment}
+        return subprocess.run(command, cwd=ROOT, env=told, capture_output=True, text=True, check=False)
+
     def register(self, models: Iterable[StoredModel]) -> None:
         engine = open_engine(self.database_url)
         upgrade(engine)
@@ -95,14 +115,7 @@ class Server:
                 self.port = probe.getsockname()[1]
         environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith(_NOT_OURS)},
-            "DATABASE_URL": self.app_database_url,
-            "ENCRYPTION_KEY": self.encryption_key,
-            "COGNITO_ISSUER": ISSUER,
-            "COGNITO_CLIENT_IDS": CLIENT_ID,
-            "COGNITO_JWKS_FILE": str(self.issuer.jwks_file),
-            "QUOTA_PER_MINUTE": "10000000",
-            "QUOTA_ANONYMOUS_PER_MINUTE": "10000000",
-            **self.environment,
+            **self.settings,
         }
         command = [sys.executable, "-m", "bentoml", "serve", f"{self.service}:FollowupML", "--host", "127.0.0.1"]
         with self.log.open("ab") as output:

@@ -110,10 +110,11 @@ async def test_nothing_answered_is_lost_and_everything_is_sealed_once_whoever_is
     assert seen["rows"] == seen["leaves"] == seen["distinct_rows"] == seen["next_index"] == seen["tree_size"]
     sealer.stop()
     export = tmp_path / "trail.ndjson"
-    environment = {**os.environ, "OWNER_DATABASE_URL": server.database_url, "SEAL_KEY_FILE": str(sealer.key_file)}
-    command = [sys.executable, "-m", "cli", "audit", "export", str(export)]
-    for arguments in (command, [sys.executable, "audit/verify.py", str(export)]):
-        done = await asyncio.create_subprocess_exec(*arguments, cwd=ROOT, env=environment)
-        assert await done.wait() == 0
+    token = issuer.token(["auditor"], "auditor")
+    told = {"FOLLOWUP_TOKEN": token, "SEAL_KEY_FILE": str(sealer.key_file)}
+    done = await asyncio.to_thread(server.followup, "audit", "export", export, **told)
+    assert (done.returncode, done.stderr) == (0, "")
+    verifying = await asyncio.create_subprocess_exec(sys.executable, "audit/verify.py", str(export), cwd=ROOT)
+    assert await verifying.wait() == 0
     for each in restarted:
         each.stop()

@@ -91,6 +91,26 @@ def say_everything(server: Server, issuer: DevIssuer) -> list[str]:
     return refused
 
 
+def exports(server: Server, issuer: DevIssuer, folder: Path) -> None:
+    """Leave in a folder all that an auditor may take away."""
+    told = {"FOLLOWUP_TOKEN": issuer.token(["auditor"], "auditor")}
+    commands = {
+        "export.ndjson": ("audit", "export", folder / "export.ndjson"),
+        "export.fhir.ndjson": ("audit", "export", "--fhir", folder / "export.fhir.ndjson"),
+        "research.ndjson": ("audit", "research-export", folder / "research.ndjson"),
+        "disclosures.json": ("audit", "disclosures", PATIENT, "--json"),
+    }
+    for name, command in commands.items():
+        done = server.followup(*command, **told)
+        assert done.returncode == 0, done.stderr
+        (folder / f"{name}.said").write_text(done.stdout + done.stderr)
+    for kind in ("sealed", "fhir"):
+        options = {"headers": bearer(issuer, "auditor"), "params": {"format": kind}}
+        given = httpx.get(f"{server.url}{BASE}/audit/export", timeout=30, **options)
+        assert given.status_code == 200
+        (folder / f"{kind}-by-api.ndjson").write_bytes(given.content)
+
+
 def memory_of(process_id: int) -> bytes:
     """All that a process has in memory and may be read."""
     found = []
@@ -113,6 +133,7 @@ def test_nothing_of_a_note_is_kept_or_said_in_plain(
 ) -> None:
     server, postgres, valkey = places
     said = say_everything(server, issuer)
+    exports(server, issuer, tmp_path)
     valkey_process = valkey.process_id()
     assert valkey_process is not None
     sought = {"problems, metrics and what auditors see": "\n".join(said).encode()}
@@ -126,6 +147,7 @@ def test_nothing_of_a_note_is_kept_or_said_in_plain(
         sought[path.relative_to(tmp_path).as_posix()] = path.read_bytes()
     assert any("pg_wal" in name for name in sought)
     assert "server.log" in sought
+    assert len(sought["export.ndjson"].splitlines()) > len(sought["research.ndjson"].splitlines()) > len(NAMES)
     assert PATIENT.encode() in b"".join(sought.values())  # what is kept in plain is found by this search
     forms = {
         form for canary in CANARIES for form in (canary.encode(), canary.encode("utf-16-le"), canary.lower().encode())

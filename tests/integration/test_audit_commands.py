@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import psycopg
+import pytest
 
 from access.dev_issuer import CLIENT_ID, ISSUER, DevIssuer
 from audit.checkpoint import Verifier
@@ -20,6 +21,8 @@ from tests.trail_rows import fill
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.requirement("S6")
+@pytest.mark.requirement("S12")
 def test_from_a_key_to_a_verified_export(
     postgres: EmbeddedPostgres, database_url: str, tmp_path: Path, issuer: DevIssuer
 ) -> None:
@@ -38,7 +41,7 @@ def test_from_a_key_to_a_verified_export(
         "COGNITO_ISSUER": ISSUER,
         "COGNITO_CLIENT_IDS": CLIENT_ID,
         "COGNITO_JWKS_FILE": str(issuer.jwks_file),
-        "FOLLOWUP_TOKEN": issuer.token(["admin"], "ann"),
+        "FOLLOWUP_TOKEN": issuer.token(["admin", "auditor"], "ann"),
     }
 
     def followup(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -76,8 +79,10 @@ def test_from_a_key_to_a_verified_export(
     file.write_bytes(file.read_bytes().replace(b'"status":200', b'"status":201', 1))
     assert followup("verify", file, "--key", key).returncode == 1
     assert row is not None
-    proof = json.loads(followup("prove", str(row[0])).stdout)
-    assert proof["tree_size"] == 60
+    proof = followup("prove", str(row[0])).stdout
+    assert json.loads(proof)["tree_size"] == 60
+    (tmp_path / "proof.json").write_text(proof)
+    assert followup("verify", tmp_path / "proof.json", "--key", key, "--anchors", anchors).returncode == 0
     assert followup("prove", "nonsense").returncode == 1
     assert followup("hold", "patient-1", "--reason", "a lawsuit").returncode == 0
     assert followup("release", "patient-1").returncode == 0
@@ -85,9 +90,29 @@ def test_from_a_key_to_a_verified_export(
     year, week, _ = datetime.now(UTC).isocalendar()
     signed = followup("report", "--week", f"{year}-W{week:02d}").stdout
     assert Verifier.parse(key).open(signed).startswith("# Activity review")
-    assert json.loads(followup("report", "--week", f"{year}-W{week:02d}", "--json").stdout)["total"] == 62
+    assert json.loads(followup("report", "--week", f"{year}-W{week:02d}", "--json").stdout)["total"] == 66
     assert len(json.loads(followup("disclosures", "patient-1", "--json").stdout)) >= 30
     early = followup("archive", "--before", f"{year}-01", "--to", tmp_path)
     assert (early.returncode, "6 years" in early.stderr) == (1, True)
     assert followup("export", "--fhir", file).returncode == 0
-    assert len(file.read_text().splitlines()) == 62
+    assert len(file.read_text().splitlines()) == 68
+    query = "SELECT action, target, patient_id FROM audit_events WHERE action LIKE '%% audit' AND principal = %s"
+    with psycopg.connect(database_url) as connection:
+        on_record = connection.execute(f"{query} ORDER BY created_at", ("ann",)).fetchall()
+    assert on_record == [
+        ("export audit", "sealed", None),
+        ("verify audit", str(row[0]), None),
+        ("read audit", f"activity of {year}-W{week:02d}", None),
+        ("read audit", f"activity of {year}-W{week:02d}", None),
+        ("read audit", "disclosures", "patient-1"),
+        ("export audit", "fhir", None),
+    ]
+    for token in (issuer.token(["admin"], "bob"), "nonsense", ""):
+        environment["FOLLOWUP_TOKEN"] = token
+        file.unlink(missing_ok=True)
+        shown = ["prove", str(row[0])], ["report", "--week", f"{year}-W{week:02d}"], ["disclosures", "patient-1"]
+        for arguments in (["export", str(file)], *shown):
+            refused = followup(*arguments)
+            assert (refused.returncode, refused.stdout) == (1, ""), arguments
+            assert "FOLLOWUP_TOKEN" in refused.stderr
+        assert not file.exists()
