@@ -158,6 +158,8 @@ def champions(stack: ExitStack) -> list[StoredModel]:
     with engine.connect() as connection:
         models = [store.get(c.name, c.version) for c in catalog.champions(connection)]
     engine.dispose()
+    if not models:
+        raise SystemExit("The demo has no models that answer yet: start it once by `make serve`.")
     return models
 
 

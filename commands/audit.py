@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from commands.shared import Json, console, explained
+from commands.shared import Json, console, explained, whole_file
 from errors import SetupError
 
 app = typer.Typer(help="The audit trail: seal, prove, verify, export, report.", no_args_is_help=True)
@@ -114,17 +114,15 @@ def write_export(
     from audit.export import encode, export
     from audit.fhir import audit_event
 
-    part = file.with_name(f".{file.name}.part")
     bars = Progress(console=console, transient=True, disable=not console.is_terminal)
     with _auditing(Action.EXPORT_AUDIT, target="fhir" if fhir else "sealed") as read, bars:
         task = bars.add_task("records", total=None)
         show = lambda done, total: bars.update(task, completed=done, total=total)  # noqa: E731
-        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as output:
+        with whole_file(file) as output:
             if fhir:
                 output.writelines(encode(audit_event(entry)) for entry in whole_log(read, datetime.now(UTC)))
             else:
                 output.writelines(map(encode, export(read, _verifier_key(), show)))
-    part.replace(file)
 
 
 @app.command()
@@ -282,7 +280,7 @@ def research_export(file: Annotated[Path, typer.Argument(help="Where to write th
     from audit.research import research_lines
     from commands.operator import operating
 
-    with operating(Role.AUDITOR) as operator, file.open("xb") as output:
+    with operating(Role.AUDITOR) as operator, whole_file(file) as output:
         with operator.engine.begin() as connection:  # on record before anything is written
             operator.record(connection, "export for research")
         records = asyncio.run(_opened_records(operator.settings))

@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any
+from tempfile import NamedTemporaryFile
+from typing import IO, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -28,6 +29,9 @@ def explained(command: Callable[..., None]) -> Callable[..., None]:
         except (SetupError, FollowupError) as error:
             _complain(str(error))
             raise typer.Exit(1) from error
+        except OSError as error:
+            _complain(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+            raise typer.Exit(1) from error
         except SQLAlchemyError as error:  # its message would quote statements, addresses and values
             _complain(
                 f"The database cannot be used ({type(error).__name__}): is it there, and is OWNER_DATABASE_URL right?"
@@ -39,6 +43,20 @@ def explained(command: Callable[..., None]) -> Callable[..., None]:
 
 def _complain(message: str) -> None:
     Console(stderr=True).print(f"followup: {message}", style="red", markup=False, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write that only its owner reads, and that is there when all of it is and not before."""
+    with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as output:
+        part = Path(output.name)
+        try:
+            yield output
+            output.flush()
+            part.replace(path)
+        except BaseException:
+            part.unlink()
+            raise
 
 
 @contextmanager

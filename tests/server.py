@@ -127,7 +127,11 @@ class Server:
                 stderr=output,
                 start_new_session=True,
             )
-        self.wait_until_ready()
+        try:
+            self.wait_until_ready()
+        except BaseException:
+            self._kill_family()  # BentoML would go on starting a worker that fails
+            raise
 
     def wait_until_ready(self, *, within_s: float = 60) -> None:
         deadline = time.monotonic() + within_s
@@ -143,14 +147,17 @@ class Server:
 
     def kill(self) -> None:
         """kill -9 of everything it consists of."""
+        assert self._kill_family() > 1
+
+    def _kill_family(self) -> int:
         assert self.process is not None
         parent = psutil.Process(self.process.pid)
         family = [parent, *parent.children(recursive=True)]  # workers have sessions of their own
-        assert len(family) > 1
         for member in reversed(family):
             member.kill()
         self.process.wait()
         psutil.wait_procs(family, timeout=10)
+        return len(family)
 
     def stop(self) -> None:
         if self.process is None or self.process.poll() is not None:

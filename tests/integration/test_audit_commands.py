@@ -116,3 +116,11 @@ def test_from_a_key_to_a_verified_export(
             assert (refused.returncode, refused.stdout) == (1, ""), arguments
             assert "FOLLOWUP_TOKEN" in refused.stderr
         assert not file.exists()
+    environment["FOLLOWUP_TOKEN"] = issuer.token(["auditor"], "ann")
+    (tmp_path / "folder").mkdir()
+    for command in ("export", "research-export"):
+        for unusable in (tmp_path / "nowhere" / "x", tmp_path / "folder"):
+            refused = followup(command, unusable)
+            assert refused.returncode == 1
+            assert len(refused.stderr.splitlines()) == 1, refused.stderr
+    assert list(tmp_path.glob(".*")) == list((tmp_path / "folder").iterdir()) == []

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from audit import merkle, verify
 from audit.canonical import leaf_bytes
@@ -185,3 +187,27 @@ def test_the_command_tells_a_proof_from_an_export(log: Log, tmp_path: Path, caps
     assert json.loads(capsys.readouterr().out)["holds"] is True
     file.write_bytes(b"\xff{" * 100)
     assert verify.main([str(file), "--key", key]) == 1
+
+
+JUNK = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=30),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(data=st.data())
+def test_junk_in_any_place_is_a_finding_and_never_a_traceback(log: Log, data: st.DataObject) -> None:
+    document = data.draw(st.sampled_from([log.inclusion(6, 21), log.growth(13, 29)]))
+    name = data.draw(st.sampled_from(sorted(document)))
+    junk = data.draw(JUNK)
+    # Without its leaf a proof proves less, and is no forgery.
+    if junk == document[name] or (name == "leaf" and junk is None):
+        return
+    assert findings(log, {**document, name: junk}) != []
+
+
+def test_a_deep_leaf_is_a_finding(log: Log) -> None:
+    assert findings(log, {**log.inclusion(6, 21), "leaf": "[" * 100_000}) != []
+    assert findings(log, {**log.inclusion(6, 21), "leaf": '{"a":' * 5_000 + "1" + "}" * 5_000}) != []
