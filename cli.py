@@ -89,21 +89,51 @@ Epochs = Annotated[int | None, typer.Option(min=1, help="More take longer and ma
 @train_app.command()
 @explained
 def deterioration(
+    *,
     days: Annotated[int, typer.Option(min=14, help="How many of the last days to learn from.")] = 90,
+    from_csv: Annotated[Path | None, typer.Option(help="Readings from a CSV file instead of the database.")] = None,
+    outcomes_csv: Annotated[Path | None, typer.Option(help="With it: a line for each decline.")] = None,
+    column: Annotated[list[str] | None, typer.Option(help="OURS=THEIRS, OURS=THEIRS*N, OURS=THEIRS/N.")] = None,
+    label_sql: Annotated[
+        Path | None, typer.Option(help="File with a query for declines: patient_id, date; instead of patient_outcomes.")
+    ] = None,
     seed: Seed = None,
     epochs: Epochs = None,
     promote: Promote = False,
     as_json: Json = False,
 ) -> None:
-    """Train on patient_measurements (and patient_outcomes, where there are any) of DATABASE_URL."""
+    """Train on patient_measurements (and patient_outcomes, where there are any) of DATABASE_URL, or on CSV files."""
     from dataclasses import replace
 
     from training.progress import progress_bar
-    from training.train_deterioration_model import TrainingConfig, train
+    from training.train_deterioration_model import Rows, TrainingConfig, train
 
-    config = TrainingConfig(days=days)
+    if (outcomes_csv or column) and not from_csv:
+        raise SetupError("--outcomes-csv and --column go with --from-csv.")
+    if from_csv and label_sql:
+        raise SetupError("--label-sql asks the database; with --from-csv give --outcomes-csv.")
+    rows = Rows.from_csv(from_csv, outcomes_csv, column or []) if from_csv else None
+    config = TrainingConfig(days=days, label_query=label_sql.read_text(encoding="utf-8") if label_sql else None)
+    config = replace(config, fit=replace(config.fit, **_given(seed=seed, epochs=epochs)))
     with registering(promote=promote) as register_stored, database() as engine, progress_bar() as progress:
-        stored = train(engine, replace(config, fit=replace(config.fit, **_given(seed=seed, epochs=epochs))), progress)
+        stored = train(rows or engine, config, progress)
+        register_stored(stored)
+    _show_metrics(stored, as_json, "verdict", "auroc", "auroc_within_patient", "calibration_slope")
+
+
+@train_app.command()
+@explained
+def logistic(seed: Seed = None, promote: Promote = False, as_json: Json = False) -> None:
+    """Train logistic regression on the same data: a baseline of the network, served under its own name."""
+    from dataclasses import replace
+
+    from training.progress import progress_bar
+    from training.train_deterioration_model import TrainingConfig
+    from training.train_logistic_model import train
+
+    config = TrainingConfig()
+    with registering(promote=promote) as register_stored, database() as engine, progress_bar() as progress:
+        stored = train(engine, replace(config, fit=replace(config.fit, **_given(seed=seed))), progress)
         register_stored(stored)
     _show_metrics(stored, as_json, "verdict", "auroc", "auroc_within_patient", "calibration_slope")
 

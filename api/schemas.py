@@ -48,6 +48,7 @@ class PredictRequest(Body):
     model_name: ModelName
     input_data: dict[str, Any]
     use_cache: bool = True
+    explain: bool = Field(False, description="Also say how the answer came about; takes longer.")
     patient_id: PatientId | None = None
 
 
@@ -66,6 +67,7 @@ class DeteriorationRequest(Body):
     """Compare a week of home measurements with what usually comes next."""
 
     measurements: Measurements
+    explain: bool = Field(False, description="Also say what each reading adds to the score.")
     patient_id: PatientId | None = None
 
 
@@ -129,6 +131,7 @@ class PredictResponse(_Shown):
     model: ModelShown
     result: dict[str, Any]
     confidence: float | None
+    explanation: dict[str, Any] | None = Field(None, description="Only where `explain` was asked for.")
     metadata: MetadataShown
 
 
@@ -153,9 +156,29 @@ class RiskShown(_Shown):
     change_from_baseline: float | None
 
 
+class PeriodShown(_Shown):
+    earlier: float
+    last_3_days: float
+
+
+class WeekExplanationShown(_Shown):
+    """Exact Shapley values: `base` and each set of values add up to `score`."""
+
+    method: str
+    score: float = Field(description="The score before it is rounded.")
+    base: float = Field(description="The model's mean score over the weeks compared with.")
+    features: dict[str, float]
+    days: list[float] = Field(description="Oldest first.")
+    features_by_period: dict[str, PeriodShown]
+    additivity_error: float
+    background_sha256: str
+    notice: str
+
+
 class DeteriorationResponse(_Shown):
     prediction_id: UUID
     risk: RiskShown
+    explanation: WeekExplanationShown | None = Field(None, description="Only where `explain` was asked for.")
     model: ModelShown
     metadata: MetadataShown
     notice: str

@@ -147,8 +147,58 @@ def decode(
     over a blank line. A mention's raw score is the probability that it begins, goes on and ends just so; what is
     calibrated to less than LEAST_SCORE is left out.
     """
-    if not len(pieces):
+    return [span for span, _ in _decoded(text, pieces, logits, scheme, calibration)[0]]
+
+
+def occlusion(
+    text: str, pieces: Pieces, readings: Sequence[Floats], scheme: LabelScheme, calibration: Calibration
+) -> list[tuple[ScoredSpan, Floats]]:
+    """Each mention that `decode` finds, with what each word of the text adds to its score, float32[words].
+
+    `readings` holds logits float32[pieces, labels]: of the text as it is, then with each of its words hidden in turn.
+    A hidden word may move a mention's edge; what is compared is the probability of the mention as it was found.
+    """
+    found, rows = _decoded(text, pieces, readings[0], scheme, calibration)
+    if rows is None:
         return []
+    scores = np.stack(
+        [
+            calibration(_raw_scores(_word_probabilities(text, pieces, one, scheme), scheme, *rows))
+            for one in readings[1:]
+        ]
+    )
+    return [(span, span.score - scores[:, number]) for span, number in found]
+
+
+_Rows = tuple[Ints, Ints, Ints]  # each word's type, and each mention's first word and the word behind its last
+
+
+def _decoded(
+    text: str, pieces: Pieces, logits: Floats, scheme: LabelScheme, calibration: Calibration
+) -> tuple[list[tuple[ScoredSpan, int]], _Rows | None]:
+    """The mentions, each with its number among the rows of labels, and those rows."""
+    if not len(pieces):
+        return [], None
+    words = _word_probabilities(text, pieces, logits, scheme)
+    kind, opens = likeliest_labels(words, scheme)
+    firsts = np.flatnonzero(opens)
+    if not len(firsts):
+        return [], None
+    stops = np.flatnonzero(np.append(opens[1:] | (kind[1:] < 0), True) & (kind >= 0)) + 1
+    scores = calibration(_raw_scores(words, scheme, kind, firsts, stops)).tolist()
+    starts = pieces.starts[pieces.word_first[firsts]].tolist()
+    ends = pieces.ends[np.append(pieces.word_first, len(pieces))[stops] - 1].tolist()
+    found = []
+    mentions = zip(kind[firsts].tolist(), starts, ends, scores, strict=True)
+    for number, (first, start, end, score) in enumerate(mentions):
+        span = trim(text, start, end) if score >= LEAST_SCORE else None
+        if span is not None:
+            found.append((ScoredSpan(scheme.types[first], span.start, span.end, score), number))
+    return found, (kind, firsts, stops)
+
+
+def _word_probabilities(text: str, pieces: Pieces, logits: Floats, scheme: LabelScheme) -> Floats:
+    """float32[words, labels]: the mean of each word's pieces."""
     sizes = np.diff(pieces.word_first, append=len(pieces))
     total = np.add.reduceat(softmax(logits), pieces.word_first, axis=0)
     words = np.asarray(total / sizes[:, None], dtype=np.float32)
@@ -156,20 +206,7 @@ def decode(
         for begin, inside in zip(scheme.begins, scheme.insides, strict=True):
             words[row, begin] += words[row, inside]  # what cannot go on begins
             words[row, inside] = 0
-    kind, opens = likeliest_labels(words, scheme)
-    firsts = np.flatnonzero(opens)
-    if not len(firsts):
-        return []
-    stops = np.flatnonzero(np.append(opens[1:] | (kind[1:] < 0), True) & (kind >= 0)) + 1
-    scores = calibration(_raw_scores(words, scheme, kind, firsts, stops)).tolist()
-    starts = pieces.starts[pieces.word_first[firsts]].tolist()
-    ends = pieces.ends[np.append(pieces.word_first, len(pieces))[stops] - 1].tolist()
-    found = []
-    for first, start, end, score in zip(kind[firsts].tolist(), starts, ends, scores, strict=True):
-        span = trim(text, start, end) if score >= LEAST_SCORE else None
-        if span is not None:
-            found.append(ScoredSpan(scheme.types[first], span.start, span.end, score))
-    return found
+    return words
 
 
 def _paragraph_starts(text: str, pieces: Pieces) -> list[int]:

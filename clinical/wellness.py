@@ -14,6 +14,10 @@ _GENERAL: Final = (
     "This is wellness monitoring: it looks for change from your own baseline, and it can be wrong either way. Consider "
     "talking to your care team about anything that concerns you."
 )
+EXPLANATION: Final = (
+    "These values say how the model came to its answer, not what caused anything. Each is what some readings or a word "
+    "add to the answer."
+)
 _SENTENCES: Final[dict[Band, str]] = {
     "steady": "Your readings of the last seven days look steady.",
     "some change": "Your readings of the last seven days show some change.",

@@ -7,7 +7,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -19,20 +19,25 @@ from registry.catalog import Registered
 from registry.signatures import SigningKey, require_approval
 from registry.store import Manifest
 from runners.batching import Batcher, Limits
+from runners.explanation import Explaining
 from runners.runner import Runner
 
 log = logging.getLogger(__name__)
+
+# An explanation costs as much as hundreds of answers: one at a time, and few may wait.
+_EXPLAINING: Final = Limits(batch_items=1, queue_items=16, slots=1)
 
 RunnerFactory = Callable[[Path, Mapping[str, Any]], Runner[Any]]
 
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """One loaded version behind its batcher."""
+    """One loaded version behind its batchers: one for answers, one for what explains them."""
 
     identity: ModelIdentity
     manifest: Manifest
     batcher: Batcher[Any]
+    explainer: Batcher[Any]
 
     @property
     def runner(self) -> Runner[Any]:
@@ -165,4 +170,6 @@ class Deployments:
         identity = ModelIdentity(
             id=registered.id, name=registered.name, version=registered.version, digest=registered.digest
         )
-        return Deployment(identity, stored.manifest, Batcher(runner, self._executor, self._limits))
+        answering = Batcher(runner, self._executor, self._limits)
+        explaining = Batcher(Explaining(runner), self._executor, _EXPLAINING)
+        return Deployment(identity, stored.manifest, answering, explaining)

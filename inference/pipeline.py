@@ -33,6 +33,7 @@ class PredictionRequest:
     input_data: Mapping[str, Any]
     patient_id: str | None = None
     use_cache: bool = True
+    explain: bool = False
     item_id: str | None = None
 
 
@@ -52,9 +53,15 @@ class Answer:
     deployment: Deployment
     result: dict[str, Any]
     confidence: float | None
+    explanation: dict[str, Any] | None
     cache_hit: bool
     inference_time_ms: float
     item_id: str | None
+
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """The result as the trail keeps it: with the explanation, where one was given."""
+        return self.result if self.explanation is None else {**self.result, "explanation": self.explanation}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,6 +183,7 @@ class Pipeline:
         try:
             subject = subject_of(patient_id, principal.subject)
             computed, cache_hit = await self._result(deployment, item, subject, use_cache=request.use_cache, bulk=bulk)
+            explanation = await self._explanation(deployment, item) if request.explain else None
         except (Overloaded, InternalFault) as error:
             self._observer.failed(identity.name, identity.version, shed=isinstance(error, Overloaded))
             raise
@@ -185,6 +193,7 @@ class Pipeline:
             deployment=deployment,
             result=computed.result,
             confidence=computed.confidence,
+            explanation=explanation,
             cache_hit=cache_hit,
             inference_time_ms=latency_ms if cache_hit else computed.inference_time_ms,
             item_id=request.item_id,
@@ -195,7 +204,7 @@ class Pipeline:
             model=identity,
             patient_id=patient_id,
             input_json=orjson.dumps(request.input_data),
-            result_json=orjson.dumps(answer.result),
+            result_json=orjson.dumps(answer.recorded),
             confidence=answer.confidence,
             cache_hit=cache_hit,
             inference_time_ms=answer.inference_time_ms,
@@ -228,6 +237,10 @@ class Pipeline:
             return computed
 
         return await self._flights.do(key, compute_and_store)
+
+    async def _explanation(self, deployment: Deployment, item: Any) -> dict[str, Any]:
+        inferred = await deployment.explainer.infer(item, bulk=True)
+        return inferred.prediction.result
 
     async def _compute(self, deployment: Deployment, item: Any, *, bulk: bool) -> _Computed:
         inferred = await deployment.batcher.infer(item, bulk=bulk)

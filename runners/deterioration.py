@@ -21,12 +21,13 @@ from numpy.typing import NDArray
 from clinical.vitals import FEATURE_NAMES, FEATURES, WINDOW_DAYS, Day, window
 from clinical.wellness import band_of
 from errors import FieldFault, InvalidInput, SetupError
+from runners.explanation import Background, explain_week
 from runners.onnx_session import open_session
 from runners.runner import Prediction
 
 Item = NDArray[np.float32]
 
-MODEL_FILE: Final = "deterioration_lstm.onnx"
+MODEL_FILE: Final = "deterioration_lstm.onnx"  # of versions whose parameters do not name theirs
 CHUNK_ROWS: Final = 1024
 BASELINE_DAYS: Final = 3
 _BODY: Final = frozenset({"measurements"})
@@ -46,8 +47,12 @@ class DeteriorationRunner:
             raise SetupError("The model's parameters do not say where its bands begin.") from error
         if not 0.0 < self._some < self._marked <= 1.0:
             raise SetupError("The model's bands do not begin in ascending order between 0 and 1.")
-        self._session = open_session(folder / MODEL_FILE, intra_op_threads=intra_op_threads)
+        file = parameters.get("model_file", MODEL_FILE)
+        if not isinstance(file, str) or Path(file).name != file:
+            raise SetupError("The model's parameters name no file of the model.")
+        self._session = open_session(folder / file, intra_op_threads=intra_op_threads)
         self._input = self._session.get_inputs()[0].name
+        self._background = Background.read(folder)
 
     def parse(self, input_data: Mapping[str, Any]) -> Item:
         """`{"measurements": [7 x (null or a day)]}` as float32[7, 4]. Raises InvalidInput with every fault's place."""
@@ -78,6 +83,13 @@ class DeteriorationRunner:
         scores = self.probabilities(np.concatenate([windows, reference]))
         now, then = scores[: len(items)].tolist(), scores[len(items) :].tolist()
         return [self._prediction(*each) for each in zip(now, then, comparable.tolist(), strict=True)]
+
+    def explain(self, item: Item) -> dict[str, Any]:
+        """Exact Shapley values of one window's score; see runners/explanation.py."""
+        if self._background is None:
+            fault = FieldFault("/explain", "this version of the model came without weeks to compare with")
+            raise InvalidInput("This version of the model cannot explain its answers.", [fault])
+        return explain_week(self.probabilities, item, self._background)
 
     def probabilities(self, windows: Item) -> NDArray[np.float32]:
         """float32[n] for windows float32[n, 7, 4], at most 1,024 rows a call (8,192 rows cost 20 times 1,024)."""

@@ -15,8 +15,19 @@ from typing import Any, Final
 import numpy as np
 from tokenizers import Tokenizer
 
+from clinical import wellness
 from clinical.assertion import classify
-from clinical.entities import ENTITY_TYPES, Calibration, Entity, Pieces, Span, decode, join_windows, windows
+from clinical.entities import (
+    ENTITY_TYPES,
+    Calibration,
+    Entity,
+    Pieces,
+    Span,
+    decode,
+    join_windows,
+    occlusion,
+    windows,
+)
 from clinical.labelling import Floats, LabelScheme
 from errors import FieldFault, InvalidInput, SetupError
 from runners.onnx_session import open_session
@@ -27,6 +38,8 @@ TOKENIZER_FILE: Final = "tokenizer.json"
 LONGEST_TEXT: Final = 20_000
 ALWAYS_SHOWN: Final = ("SYMPTOM", "MEDICATION", "CONDITION")
 BATCH_PIECES: Final = 1024  # padded; more does not run faster on a core
+LONGEST_EXPLAINED: Final = 100  # words: the model reads the text once without each
+_WORDS_SHOWN: Final = 5
 _SPECIAL: Final = 2  # [CLS] and [SEP] around every window
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 _PIECES: Final = re.compile(r"[A-Za-z0-9]{1,4}|[^A-Za-z0-9\s]")  # signs and other scripts are a piece a character
@@ -58,7 +71,7 @@ class NerRunner:
         if not 0 <= self._overlap < self._size or self._calibration.temperature <= 0:
             raise SetupError("The model's windows or its temperature make no sense.")
         self._tokenizer = _open_tokenizer(folder / TOKENIZER_FILE)
-        self._special = _ids_of(self._tokenizer, "[CLS]", "[SEP]", "[PAD]")
+        self._special = _ids_of(self._tokenizer, "[CLS]", "[SEP]", "[PAD]", "[MASK]")
         self._session = open_session(folder / MODEL_FILE, intra_op_threads=intra_op_threads)
 
     def parse(self, input_data: Mapping[str, Any]) -> str:
@@ -90,6 +103,34 @@ class NerRunner:
             for text, one, parts, where in zip(items, pieces, logits, spans, strict=True)
         ]
 
+    def explain(self, item: str) -> dict[str, Any]:
+        """For each entity the words that change its score most when they are hidden; see `occlusion`."""
+        pieces = Pieces.of(item, self._tokenizer.encode(item, add_special_tokens=False))
+        words = len(pieces.word_first)
+        if words > LONGEST_EXPLAINED or len(pieces) > self._size:
+            fault = FieldFault("/explain", f"is for texts of at most {LONGEST_EXPLAINED} words and {self._size} pieces")
+            raise InvalidInput("The text is too long to be explained.", [fault])
+        stops = np.append(pieces.word_first, len(pieces))
+        hidden = [pieces.ids.copy() for _ in range(words)]
+        for ids, start, stop in zip(hidden, stops[:-1], stops[1:], strict=True):
+            ids[start:stop] = self._special[3]
+        read = [_Window(0, place, ids) for place, ids in enumerate([pieces.ids, *hidden])]
+        size = max(1, BATCH_PIECES // (len(pieces) + _SPECIAL))
+        answers = [
+            row
+            for at in range(0, len(read), size)
+            for row in self._run_batch(read[at : at + size])[:, 1 : len(pieces) + 1]
+        ]
+        found = occlusion(item, pieces, answers, self._scheme, self._calibration)
+        return {
+            "method": "word occlusion",
+            "entities": [
+                {"type": span.type, "start": span.start, "end": span.end, "words": _weightiest(deltas, pieces)}
+                for span, deltas in found
+            ],
+            "notice": wellness.EXPLANATION,
+        }
+
     def warm_up(self) -> None:
         """One short note, and one that needs several windows."""
         self.run([_SHORT_NOTE])
@@ -111,7 +152,7 @@ class NerRunner:
         return answers
 
     def _run_batch(self, batch: Sequence[_Window]) -> Floats:
-        opening, closing, padding = self._special
+        opening, closing, padding, _ = self._special
         longest = max(len(window.ids) for window in batch) + _SPECIAL
         ids = np.full((len(batch), longest), padding, dtype=np.int64)
         mask = np.zeros((len(batch), longest), dtype=np.int64)
@@ -130,6 +171,20 @@ class NerRunner:
         ]
         confidence = round(sum(entity.score for entity in entities) / len(entities), 4) if entities else None
         return Prediction({"entities": _by_type(entities)}, confidence)
+
+
+def _weightiest(deltas: Floats, pieces: Pieces) -> list[dict[str, Any]]:
+    """The words whose hiding changes the score most, each with its place and what it adds."""
+    ends = pieces.ends[np.append(pieces.word_first[1:], len(pieces)) - 1]
+    order = np.argsort(-np.abs(deltas), kind="stable")[:_WORDS_SHOWN]
+    return [
+        {
+            "start": int(pieces.starts[pieces.word_first[word]]),
+            "end": int(ends[word]),
+            "delta": round(float(deltas[word]), 4),
+        }
+        for word in order
+    ]
 
 
 def _by_type(entities: Sequence[Entity]) -> dict[str, list[dict[str, Any]]]:
@@ -188,5 +243,5 @@ def _ids_of(tokenizer: Tokenizer, *tokens: str) -> tuple[int, ...]:
     ids = [tokenizer.token_to_id(token) for token in tokens]
     found = tuple(number for number in ids if number is not None)
     if len(found) < len(ids):
-        raise SetupError("The tokenizer lacks one of the special tokens [CLS], [SEP], [PAD].")
+        raise SetupError("The tokenizer lacks one of the special tokens [CLS], [SEP], [PAD], [MASK].")
     return found

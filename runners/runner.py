@@ -34,6 +34,13 @@ class Runner(Protocol[Item]):
         """Predict, one prediction for each item in order. CPU-bound: runs in a pool thread, several at once."""
         ...
 
+    def explain(self, item: Item) -> dict[str, Any]:
+        """How the answer to one item came about, JSON-able. CPU-bound and slower than `run`.
+
+        Raises InvalidInput where this version or this item cannot be explained.
+        """
+        ...
+
     def warm_up(self) -> None:
         """Run a typical and a large item, so that the first caller doesn't pay for it."""
         ...

@@ -26,8 +26,8 @@ def fit_baselines(train: Windows, *, seed: int) -> Mapping[str, Scorer]:
     """Each baseline by name, fitted on the training patients; a scorer takes float32[n, 7, 4] and gives float64[n]."""
     return {
         "event_count": _event_count(train),
-        "last_value": _logistic(train, _last_values),
-        "logistic_regression": _logistic(train, _flat_with_mask),
+        "last_value": FlatLogistic(train, _last_values),
+        "logistic_regression": fit_logistic(train),
         "hist_gradient_boosting": fit_boosting(train, seed=seed),
     }
 
@@ -49,23 +49,32 @@ def _event_count(train: Windows) -> Scorer:
     return lambda values: np.asarray((values >= high).sum(axis=(1, 2)), dtype=np.float64)
 
 
-def _logistic(train: Windows, view: Callable[[NDArray[np.float32]], Scores]) -> Scorer:
+class FlatLogistic:
     """Logistic regression on a view of the window, missing values as 0 after centring, with a missing mask."""
-    raw = view(train.values)
-    known = ~np.isnan(raw)
-    count = np.maximum(known.sum(axis=0), 1)  # a value that nobody ever measured stays 0
-    centre = np.where(known, raw, 0.0).sum(axis=0) / count
-    spread = np.sqrt((np.where(known, raw - centre, 0.0) ** 2).sum(axis=0) / count)
 
-    def features(values: NDArray[np.float32]) -> Scores:
-        seen = view(values)
+    def __init__(self, train: Windows, view: Callable[[NDArray[np.float32]], Scores]) -> None:
+        self._view = view
+        raw = view(train.values)
+        known = ~np.isnan(raw)
+        count = np.maximum(known.sum(axis=0), 1)  # a value that nobody ever measured stays 0
+        self.centre: Scores = np.where(known, raw, 0.0).sum(axis=0) / count
+        deviation = np.where(known, raw - self.centre, 0.0)
+        self.spread: Scores = np.maximum(np.sqrt((deviation**2).sum(axis=0) / count), 1e-3)
+        self.model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=2000))
+        self.model.fit(self._features(train.values), train.labels)
+
+    def __call__(self, values: NDArray[np.float32]) -> Scores:
+        return _positive(self.model, self._features(values))
+
+    def _features(self, values: NDArray[np.float32]) -> Scores:
+        seen = self._view(values)
         missing = np.isnan(seen)
-        standard = np.where(missing, 0.0, (seen - centre) / np.maximum(spread, 1e-3))
-        return np.hstack([standard, missing])
+        return np.hstack([np.where(missing, 0.0, (seen - self.centre) / self.spread), missing])
 
-    model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=2000))
-    model.fit(features(train.values), train.labels)
-    return lambda values: _positive(model, features(values))
+
+def fit_logistic(train: Windows) -> FlatLogistic:
+    """On all 28 readings: the baseline that can be served as a model of its own."""
+    return FlatLogistic(train, _flat_with_mask)
 
 
 def _flat_with_mask(values: NDArray[np.float32]) -> Scores:

@@ -65,7 +65,7 @@ def convert_pytorch_to_onnx(
     if len(input_shape) != 3 or input_shape[2] != network.shape.features or min(input_shape) < 1:
         raise SetupError(f"The network takes windows of (batch, days, {network.shape.features}).")
     _export(network, target, input_shape)
-    session = _session(target)
+    session = open_converted(target)
     windows = parity_windows(PARITY_WINDOWS, days=input_shape[1])
     error = _largest_difference(network, session, windows)
     if not error <= TOLERANCE:
@@ -111,7 +111,8 @@ def _export(network: DeteriorationNetwork, target: Path, input_shape: tuple[int,
     onnx.checker.check_model(str(target), full_check=True)
 
 
-def _session(path: Path) -> Any:
+def open_converted(path: Path) -> Any:
+    """A session on one thread, to compare with."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3

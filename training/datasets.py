@@ -23,7 +23,7 @@ from clinical.vitals import FEATURE_NAMES, FEATURES, HORIZON_DAYS, WINDOW_DAYS, 
 from errors import SetupError
 from training.simulator import DECLINE_LABEL, ID_PREFIX, SOURCE
 
-LabelSource = Literal["outcomes", "future-measurements"]
+LabelSource = Literal["outcomes", "query", "future-measurements"]
 Row = Sequence[Any]
 
 CLEAR_DAYS: Final = 4
@@ -35,9 +35,11 @@ MINIMUM_WINDOWS: Final = 100
 RISE: Final = 1.5
 MINIMUM_FUTURE: Final = 2
 MINIMUM_PAST: Final = 3
+BY_QUERY: Final = "query"
 SEVERITY: Final = FEATURE_NAMES.index("symptom_severity_score")
 LABEL_RULES: Final[Mapping[LabelSource, str]] = {
     "outcomes": f"a decline recorded in patient_outcomes within the {HORIZON_DAYS} days after the window",
+    "query": f"a decline that the site's own query names within the {HORIZON_DAYS} days after the window",
     "future-measurements": (
         f"no outcome is recorded, so a rule stands in: the mean symptom severity of the {HORIZON_DAYS} days after the "
         f"window (at least {MINIMUM_FUTURE} values) is at least {RISE} above the window's own mean (at least "
@@ -131,6 +133,22 @@ def read_outcomes(engine: Engine, days: int = 90) -> list[Row]:
         raise SetupError("patient_outcomes cannot be read; check DATABASE_URL and the role's rights.") from error
 
 
+def read_outcomes_by(engine: Engine, query: str) -> list[Row]:
+    """Declines by a site's own query, which gives (patient_id, date) and is run in a read-only transaction.
+
+    Raises SetupError when it fails or gives something else; database messages stay out, they may quote values.
+    """
+    try:
+        with engine.connect() as connection:
+            connection.exec_driver_sql("SET TRANSACTION READ ONLY")
+            rows = [tuple(row) for row in connection.execute(text(query))]
+    except SQLAlchemyError as error:
+        raise SetupError(f"The query for outcomes does not run ({type(error).__name__}).") from error
+    if not all(len(row) == 2 and row[0] is not None and isinstance(row[1], date) for row in rows):
+        raise SetupError("The query for outcomes must give two columns: patient_id and a date.")
+    return [(str(patient), day, DECLINE_LABEL, BY_QUERY) for patient, day in rows]
+
+
 def build(measurements: Iterable[Row], outcomes: Iterable[Row]) -> Dataset:
     """Check, label and cut the rows into windows. Raises SetupError when there is too little to learn from.
 
@@ -145,6 +163,8 @@ def build(measurements: Iterable[Row], outcomes: Iterable[Row]) -> Dataset:
     for patient, day, _ in declines:
         known[patient].add(day.toordinal())
     label_source: LabelSource = "outcomes" if declines else "future-measurements"
+    if any(source == BY_QUERY for _, _, source in declines):
+        label_source = "query"
     left_out: Counter[str] = Counter()
     windows = _all_windows(series, known if declines else None, left_out)
     enough = sum(len(days) >= MINIMUM_DAYS for days in series.values())

@@ -2,7 +2,6 @@
 
 import platform
 import subprocess
-from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -13,7 +12,6 @@ from clinical.wellness import BANDS
 from registry import store
 from registry.store import Manifest, Stage
 from training.datasets import LABEL_RULES, Dataset, Split
-from training.deterioration_fit import FitConfig, Fitted
 
 NAME: Final = "deterioration_lstm"
 KIND: Final = "deterioration"
@@ -24,10 +22,13 @@ PACKAGES: Final = ("torch", "onnx", "onnxruntime", "scikit-learn", "numpy", "saf
 
 def stage_of(dataset: Dataset) -> Stage:
     enough = dataset.patients >= ENOUGH_PATIENTS and dataset.onsets >= ENOUGH_ONSETS
-    return "candidate" if enough and dataset.label_source == "outcomes" else "experimental"
+    return "candidate" if enough and dataset.label_source != "future-measurements" else "experimental"
 
 
-def facts(dataset: Dataset, split: Split, fitted: Fitted, config: FitConfig, *, minutes: float) -> dict[str, Any]:
+def facts(
+    dataset: Dataset, split: Split, *, seed: int, config: dict[str, Any], minutes: float, **more: Any
+) -> dict[str, Any]:
+    """Where a model came from: data, settings, code and packages; `more` is what only this kind of model has."""
     parts = {"train": split.train, "validation": split.validation, "calibration": split.calibration, "test": split.test}
     return {
         "data_sha256": dataset.sha256,
@@ -40,10 +41,9 @@ def facts(dataset: Dataset, split: Split, fitted: Fitted, config: FitConfig, *, 
         "windows": {name: len(part) for name, part in parts.items()},
         "dropped_values": dict(dataset.dropped_values),
         "left_out": dict(dataset.left_out),
-        "seed": config.seed,
-        "config": asdict(config),
-        "epochs": fitted.epochs,
-        "best_epoch": fitted.best_epoch,
+        "seed": seed,
+        "config": config,
+        **more,
         "packages": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         "revision": _revision(),
         "minutes": round(minutes, 2),
@@ -69,10 +69,13 @@ def rounded(value: Any) -> Any:
     return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
-def make_manifest(stage: Stage, bands: dict[str, float], metrics: dict[str, Any], training: dict[str, Any]) -> Manifest:
+def make_manifest(
+    name: str, stage: Stage, bands: dict[str, float], metrics: dict[str, Any], training: dict[str, Any]
+) -> Manifest:
+    """The manifest of a model whose file is `name`.onnx."""
     now = datetime.now(UTC)
     return Manifest(
-        name=NAME,
+        name=name,
         version=store.new_version(now),
         kind=KIND,
         task="binary-classification",
@@ -83,7 +86,13 @@ def make_manifest(stage: Stage, bands: dict[str, float], metrics: dict[str, Any]
         output_schema=output_schema(),
         cacheable=False,  # weeks hardly repeat, and a look-up that misses costs half of computing
         metrics=metrics,
-        parameters={**bands, "window_days": WINDOW_DAYS, "horizon_days": HORIZON_DAYS, "features": list(FEATURE_NAMES)},
+        parameters={
+            **bands,
+            "model_file": f"{name}.onnx",
+            "window_days": WINDOW_DAYS,
+            "horizon_days": HORIZON_DAYS,
+            "features": list(FEATURE_NAMES),
+        },
         training=training,
         created_at=now.isoformat(timespec="seconds"),
     )

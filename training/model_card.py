@@ -12,7 +12,7 @@ from registry.store import Manifest
 
 
 def verdict(metrics: Mapping[str, Any]) -> str:
-    """One sentence: whether the network ranks windows better than every baseline, by the paired interval."""
+    """One sentence: whether the model ranks windows better than every baseline, by the paired interval."""
     hardest = max(metrics["baselines"], key=metrics["baselines"].get)
     gap = metrics["difference_from_baselines"][hardest]
     figures = (
@@ -21,8 +21,8 @@ def verdict(metrics: Mapping[str, Any]) -> str:
         f"95 % interval {gap['low']:+.3f} to {gap['high']:+.3f}"
     )
     if metrics["beats_baselines"]:
-        return f"The network ranks weeks better than every simple baseline ({figures})."
-    return f"The network is NOT shown to rank weeks better than every simple baseline ({figures})."
+        return f"The model ranks weeks better than every simple baseline ({figures})."
+    return f"The model is NOT shown to rank weeks better than every simple baseline ({figures})."
 
 
 def write(manifest: Manifest) -> str:
@@ -69,7 +69,7 @@ def _data(training: Mapping[str, Any]) -> str:
         f"- Windows: {parts}; no person is in two parts\n"
         f"- Values outside the believable range, dropped: {dropped}\n"
         f"- Windows left out: {left_out}\n"
-        "- Missing days and values stay missing; the network sees that they are"
+        "- Missing days and values stay missing; the model sees that they are"
     )
 
 
@@ -108,7 +108,7 @@ def _baselines(metrics: Mapping[str, Any]) -> str:
     lines = [
         "## Against simple baselines",
         "",
-        "| baseline | AUROC | network's lead (95 % interval) |",
+        "| baseline | AUROC | model's lead (95 % interval) |",
         "|---|---|---|",
     ]
     for name, auroc in metrics["baselines"].items():
@@ -139,7 +139,7 @@ def _limits(metrics: Mapping[str, Any], training: Mapping[str, Any]) -> str:
         "- Weeks during a decline, or just after one began, were not part of its training.",
         "- It has not been examined for fairness between groups: the data carry no group.",
     ]
-    if training["label_source"] != "outcomes":
+    if training["label_source"] == "future-measurements":
         lines.append(
             "- Its label is a rule over later readings, not something a person recorded. Trust it accordingly."
         )
@@ -157,5 +157,5 @@ def _provenance(manifest: Manifest) -> str:
         f"{training['revision']}\n"
         f"- Training data SHA-256 `{training['data_sha256']}`\n"
         f"- {packages}\n"
-        f"- ONNX and torch differ by at most {manifest.metrics['parity_error']:.1e}"
+        f"- ONNX and what was trained differ by at most {manifest.metrics['parity_error']:.1e}"
     )

@@ -3,6 +3,7 @@
     export DATABASE_URL=postgresql://user@host/name
     python -m training.train_deterioration_model
     python -m training.train_deterioration_model --seed 11 --epochs 30 --json
+    python -m training.train_deterioration_model --from-csv readings.csv --outcomes-csv declines.csv     no database
 
 Reads the last 90 days of patient_measurements and the declines in patient_outcomes, fits, calibrates, judges the model
 on people it has not seen and against simple baselines, converts it to ONNX and saves everything with a model card.
@@ -16,20 +17,24 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
 from sqlalchemy import Engine
 
 from database.engine import open_engine
 from errors import SetupError
 from registry import store
 from registry.store import Manifest, StoredModel
-from training import model_card
+from training import csv_source, model_card
+from training.background import FILE as BACKGROUND_FILE
+from training.background import typical_weeks
 from training.baselines import PROBABILISTIC, Scorer, fit_baselines
 from training.bayes_filter import BayesFilter, compare
 from training.checkpoint import save_checkpoint
@@ -42,14 +47,17 @@ from training.datasets import (
     build,
     read_measurements,
     read_outcomes,
+    read_outcomes_by,
     split_by_patient,
 )
 from training.deterioration_fit import FitConfig, fit
 from training.deterioration_manifest import NAME, facts, make_manifest, rounded, stage_of
-from training.deterioration_network import DeteriorationNetwork
 from training.evaluation import calibration, discrimination, operating_point, row_random_gap
 from training.progress import Progress, progress_bar, silent
 from training.simulator import simulate
+
+Predict = Callable[[NDArray[np.float32]], NDArray[Any]]
+"""Windows float32[n, 7, 4] to probabilities [n]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +65,7 @@ class TrainingConfig:
     """Everything that decides what model comes out of given data."""
 
     days: int = 90
+    label_query: str | None = None  # a site's own SQL for declines: patient_id and date
     fit: FitConfig = field(default_factory=FitConfig)
     # bands: shares of calibration windows that fall below where each begins
     some_change_quantile: float = 0.80
@@ -73,6 +82,15 @@ class Rows:
     measurements: Sequence[Row]
     outcomes: Sequence[Row]
 
+    @classmethod
+    def from_csv(cls, measurements: Path, outcomes: Path | None, columns: Sequence[str]) -> Self:
+        """From files of another shape; `columns` as csv_source.column_map takes them. Raises SetupError."""
+        mapped = csv_source.column_map(columns)
+        read = csv_source.read_measurements(measurements, mapped)
+        declines = csv_source.read_outcomes(outcomes, mapped) if outcomes else []
+        csv_source.refuse_strangers(read, declines)
+        return cls(read, declines)
+
 
 def train(data: Engine | Rows, config: TrainingConfig | None = None, progress: Progress = silent) -> StoredModel:
     """Train, judge, convert and save to the model store. Raises SetupError as `make_model` does."""
@@ -88,52 +106,75 @@ def make_model(folder: Path, data: Engine | Rows, config: TrainingConfig, progre
     Raises SetupError when the data do not suffice or the conversion disagrees.
     """
     started = time.monotonic()
-    if isinstance(data, Engine):
-        progress("reading measurements", 0, 1)
-        data = Rows(read_measurements(data, config.days), read_outcomes(data, config.days))
-    dataset = build(data.measurements, data.outcomes)
+    rows = read_rows(data, config, progress)
+    dataset = build(rows.measurements, rows.outcomes)
     split = split_by_patient(dataset.windows, seed=config.fit.seed)
     fitted = fit(split, config.fit, progress)
-    bands = _bands(fitted.network, split, config)
-    metrics = _judge(
-        dataset, split, fitted.network, threshold=bands["marked_change_from"], config=config, progress=progress
-    )
+    predict = fitted.network.predict
+    bands = bands_of(predict, split, config)
+    metrics = judge(dataset, split, predict, threshold=bands["marked_change_from"], config=config, progress=progress)
     progress("converting to ONNX", 0, 1)
     checkpoint = folder / f"{NAME}.safetensors"
     save_checkpoint(fitted.network, checkpoint)
     metrics |= _conversion(convert_pytorch_to_onnx(checkpoint, checkpoint.with_suffix(".onnx")))
-    origin = facts(dataset, split, fitted, config.fit, minutes=(time.monotonic() - started) / 60)
-    manifest = make_manifest(stage_of(dataset), bands, rounded(metrics), origin)
-    (folder / "model_card.md").write_text(model_card.write(manifest), encoding="utf-8")
-    text = json.dumps(manifest.metrics, indent=2, sort_keys=True, allow_nan=False)
-    (folder / "metrics.json").write_text(f"{text}\n", encoding="utf-8")
+    origin = facts(
+        dataset,
+        split,
+        seed=config.fit.seed,
+        config=asdict(config.fit),
+        minutes=(time.monotonic() - started) / 60,
+        epochs=fitted.epochs,
+        best_epoch=fitted.best_epoch,
+    )
+    manifest = make_manifest(NAME, stage_of(dataset), bands, rounded(metrics), origin)
+    write_beside(folder, manifest, split, predict)
     return manifest
 
 
-def _bands(network: DeteriorationNetwork, split: Split, config: TrainingConfig) -> dict[str, float]:
+def read_rows(data: Engine | Rows, config: TrainingConfig, progress: Progress) -> Rows:
+    """The rows themselves, asked from the database where they are not there yet."""
+    if isinstance(data, Rows):
+        return data
+    progress("reading measurements", 0, 1)
+    query = config.label_query
+    outcomes = read_outcomes(data, config.days) if query is None else read_outcomes_by(data, query)
+    return Rows(read_measurements(data, config.days), outcomes)
+
+
+def write_beside(folder: Path, manifest: Manifest, split: Split, predict: Predict) -> None:
+    """What a deterioration model has beside its ONNX file: background, card and metrics."""
+    background = typical_weeks(split.train.values, predict(split.train.values))
+    np.save(folder / BACKGROUND_FILE, background, allow_pickle=False)
+    (folder / "model_card.md").write_text(model_card.write(manifest), encoding="utf-8")
+    text = json.dumps(manifest.metrics, indent=2, sort_keys=True, allow_nan=False)
+    (folder / "metrics.json").write_text(f"{text}\n", encoding="utf-8")
+
+
+def bands_of(predict: Predict, split: Split, config: TrainingConfig) -> dict[str, float]:
     """Where the upper two bands begin, in hundredths (scores are shown so), from the calibration patients."""
-    scores = network.predict(split.calibration.values)
+    scores = predict(split.calibration.values)
     quantiles = np.quantile(scores, [config.some_change_quantile, config.marked_change_quantile])
     some = min(max(round(float(quantiles[0]), 2), 0.01), 0.98)
     marked = min(max(round(float(quantiles[1]), 2), some + 0.01), 0.99)
     return {"some_change_from": round(some, 2), "marked_change_from": round(marked, 2)}
 
 
-def _judge(
+def judge(
     dataset: Dataset,
     split: Split,
-    network: DeteriorationNetwork,
+    predict: Predict,
     *,
     threshold: float,
     config: TrainingConfig,
     progress: Progress,
+    itself: str = "",
 ) -> dict[str, Any]:
     """All figures on the test patients, and on a fresh simulated world where the data are simulated."""
     seed = config.fit.seed
     progress("fitting baselines", 0, 1)
-    baselines = fit_baselines(split.train, seed=seed)
+    baselines = {name: fitted for name, fitted in fit_baselines(split.train, seed=seed).items() if name != itself}
     progress("judging on unseen patients", 0, 1)
-    probability = network.predict(split.test.values).astype(np.float64)
+    probability = predict(split.test.values).astype(np.float64)
     metrics = discrimination(split.test, probability, baselines, seed=seed)
     metrics |= calibration(split.test, probability)
     boosting = metrics["baselines"]["hist_gradient_boosting"]
@@ -147,27 +188,27 @@ def _judge(
     }
     if dataset.simulated and dataset.label_source == "outcomes":
         progress("comparing with the exact posterior", 0, 1)
-        metrics |= _against_ceiling(network, baselines, config)
+        metrics |= _against_ceiling(predict, baselines, config)
     return metrics
 
 
-def _against_ceiling(
-    network: DeteriorationNetwork, baselines: Mapping[str, Scorer], config: TrainingConfig
-) -> dict[str, Any]:
+def _against_ceiling(predict: Predict, baselines: Mapping[str, Scorer], config: TrainingConfig) -> dict[str, Any]:
     """How much of what seven simulated days can tell was learnt, in a cohort drawn for this alone."""
     last_day = datetime.now(UTC).date()
     seed = 2**31 + config.fit.seed
     cohort = simulate(config.ceiling_patients, config.ceiling_days, seed=seed, last_day=last_day)
     windows = build(list(cohort.measurement_rows()), list(cohort.outcome_rows())).windows.values
     exact = BayesFilter(clear_days_before=CLEAR_DAYS).posterior(windows)
-    found = compare(exact, network.predict(windows).astype(np.float64))
+    found = compare(exact, predict(windows).astype(np.float64))
     return {
         "information_captured": found.information_captured,
         "soft_auroc": found.soft_auroc_model,
         "soft_auroc_ceiling": found.soft_auroc_ceiling,
         "soft_auroc_gap": found.soft_auroc_ceiling - found.soft_auroc_model,
         "information_captured_by_baselines": {
-            name: compare(exact, baselines[name](windows)).information_captured for name in PROBABILISTIC
+            name: compare(exact, baselines[name](windows)).information_captured
+            for name in PROBABILISTIC
+            if name in baselines
         },
     }
 
@@ -182,22 +223,20 @@ def _conversion(report: ConversionReport) -> dict[str, float]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Train on the database that DATABASE_URL names and print what was saved."""
+    """Train on the database that DATABASE_URL names, or on CSV files, and print what was saved."""
     parser = argparse.ArgumentParser(description="Train the deterioration model and put it into the model store.")
     parser.add_argument("--days", type=int, default=90, help="how many of the last days to learn from")
     parser.add_argument("--seed", type=int, default=FitConfig().seed)
     parser.add_argument("--epochs", type=int, default=FitConfig().epochs)
+    parser.add_argument("--from-csv", type=Path, help="readings from a CSV file instead of the database")
+    parser.add_argument("--outcomes-csv", type=Path, help="with it: a line for each decline")
+    parser.add_argument("--column", action="append", default=[], help="OURS=THEIRS, OURS=THEIRS*N or OURS=THEIRS/N")
     parser.add_argument("--json", action="store_true", help="print tag, digest and metrics as JSON")
     parsed = parser.parse_args(arguments)
-    url = os.environ.get("DATABASE_URL")
     try:
-        if not url:
-            raise SetupError("DATABASE_URL is not set; it names the database with patient_measurements.")
         config = TrainingConfig(days=parsed.days, fit=FitConfig(seed=parsed.seed, epochs=parsed.epochs))
-        engine = open_engine(url)
-        with progress_bar() as progress:
-            stored = train(engine, config, progress)
-        engine.dispose()
+        with _data(parsed) as data, progress_bar() as progress:
+            stored = train(data, config, progress)
     except SetupError as error:
         sys.stderr.write(f"{error}\n")
         return 1
@@ -205,6 +244,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sys.stdout.write(json.dumps(found) if parsed.json else f"{stored.tag}\n{stored.manifest.metrics['verdict']}")
     sys.stdout.write("\n")
     return 0
+
+
+@contextmanager
+def _data(parsed: argparse.Namespace) -> Iterator[Engine | Rows]:
+    if parsed.from_csv:
+        yield Rows.from_csv(parsed.from_csv, parsed.outcomes_csv, parsed.column)
+        return
+    url = os.environ.get("DATABASE_URL")
+    if not url:
+        raise SetupError(
+            "DATABASE_URL is not set; it names the database with patient_measurements. Or: --from-csv FILE"
+        )
+    engine = open_engine(url)
+    try:
+        yield engine
+    finally:
+        engine.dispose()
 
 
 if __name__ == "__main__":

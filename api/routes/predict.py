@@ -28,19 +28,27 @@ from inference.pipeline import Answer, PredictionRequest, Refusal, Rendered
 
 SYMPTOM_MODEL = "clinical_ner"
 DETERIORATION_MODEL = "deterioration_lstm"
+_EXPLAINED_COST = 10
 
 
 async def predict(system: System, admitted: Admitted) -> Response:
     """Any model by name."""
     body: PredictRequest = admitted.body
     request = PredictionRequest(
-        model_name=body.model_name, input_data=body.input_data, patient_id=body.patient_id, use_cache=body.use_cache
+        model_name=body.model_name,
+        input_data=body.input_data,
+        patient_id=body.patient_id,
+        use_cache=body.use_cache,
+        explain=body.explain,
     )
     try:
         return await _one(system, admitted, request, _generic)
     except InvalidInput as error:
         # A model's parser points into `input_data`, the client's pointer begins at the body.
-        faults = [FieldFault(f"/input_data{fault.pointer}", fault.message) for fault in error.faults]
+        faults = [
+            fault if fault.pointer == "/explain" else FieldFault(f"/input_data{fault.pointer}", fault.message)
+            for fault in error.faults
+        ]
         raise InvalidInput(error.detail, faults) from error
 
 
@@ -60,7 +68,10 @@ async def deterioration(system: System, admitted: Admitted) -> Response:
     """A week of measurements, as a wellness score."""
     body: DeteriorationRequest = admitted.body
     request = PredictionRequest(
-        model_name=DETERIORATION_MODEL, input_data={"measurements": body.measurements}, patient_id=body.patient_id
+        model_name=DETERIORATION_MODEL,
+        input_data={"measurements": body.measurements},
+        patient_id=body.patient_id,
+        explain=body.explain,
     )
     return await _one(
         system,
@@ -97,6 +108,7 @@ async def _one(
         document = {
             "prediction_id": str(answer.prediction_id),
             **shape(answer),
+            **({} if answer.explanation is None else {"explanation": answer.explanation}),
             "model": {"name": identity.name, "version": identity.version},
             "metadata": {
                 "inference_time_ms": round(answer.inference_time_ms, 3),
@@ -145,8 +157,11 @@ def _json(admitted: Admitted, rendered: Rendered) -> Response:
     return Response(rendered.body, media_type="application/json")
 
 
-def _items(body: Any) -> int:
-    return len(body.items) if isinstance(body, BatchRequest) else 1
+def _cost(body: Any) -> int:
+    """Predictions that a quota counts: an explanation costs the model as much as many."""
+    if isinstance(body, BatchRequest):
+        return len(body.items)
+    return _EXPLAINED_COST if getattr(body, "explain", False) else 1
 
 
 def _route(path: str, summary: str, handler: Any, body: Any, response: Any) -> Route:
@@ -159,7 +174,7 @@ def _route(path: str, summary: str, handler: Any, body: Any, response: Any) -> R
         body=body,
         response=response,
         bento=True,
-        cost=_items,
+        cost=_cost,
     )
 
 

@@ -88,6 +88,42 @@ def test_a_week_of_measurements_gets_a_score_in_wellness_words(api: httpx.Client
     assert generic["result"] == answer["risk"]
 
 
+def test_an_explained_week_adds_up_and_is_on_record(api: httpx.Client) -> None:
+    days = [{**DAY, "symptom_severity_score": 2 + day / 2} for day in range(7)]
+    plain = api.post("/predict/deterioration", json={"measurements": days}).json()
+    assert "explanation" not in plain
+    answer = api.post("/predict/deterioration", json={"measurements": days, "explain": True})
+    assert answer.status_code == 200, answer.text
+    told = answer.json()["explanation"]
+    assert round(told["score"], 2) == answer.json()["risk"]["score"] == plain["risk"]["score"]
+    for values in (told["features"].values(), told["days"]):
+        assert abs(told["base"] + sum(values) - told["score"]) <= 1e-6
+    assert len(told["background_sha256"]) == 64
+    kept = api.get(f"/predictions/{answer.json()['prediction_id']}").json()
+    assert kept["result"]["explanation"] == told
+    generic = {"model_name": "deterioration_lstm", "input_data": {"measurements": days}, "explain": True}
+    assert api.post("/predict", json=generic).json()["explanation"] == told
+
+
+def test_the_words_behind_an_entity_are_told(api: httpx.Client) -> None:
+    text = "Patient reports severe headache for 3 days."
+    body = {"model_name": "clinical_ner", "input_data": {"text": text}, "explain": True}
+    answer = api.post("/predict", json=body).json()
+    told = answer["explanation"]["entities"]
+    shown = [(kind, one["start"], one["end"]) for kind, group in answer["result"]["entities"].items() for one in group]
+    assert sorted((one["type"], one["start"], one["end"]) for one in told) == sorted(shown)
+    (headache,) = [one for one in told if one["type"] == "SYMPTOM"]
+    weights = [abs(word["delta"]) for word in headache["words"]]
+    assert weights == sorted(weights, reverse=True)
+    assert 0.05 < weights[0] <= 1
+    assert text.index("headache") in [word["start"] for word in headache["words"]]
+    assert {text[word["start"] : word["end"]] for word in headache["words"]} <= {*text.rstrip(".").split(), "."}
+    long = {**body, "input_data": {"text": "headache " * 101}}
+    refused = api.post("/predict", json=long)
+    assert (refused.status_code, refused.json()["errors"][0]["pointer"]) == (422, "/explain")
+    assert api.post("/predict", json={**body, "explain": "yes"}).status_code == 422
+
+
 def test_history_is_newest_first_and_pages(api: httpx.Client, issuer: DevIssuer) -> None:
     mine = bearer(issuer, "clinician", subject=str(uuid.uuid4()))
     ids = [

@@ -52,7 +52,7 @@ BODIES: dict[str, tuple[str, Any, int]] = {
     "a value is huge": (WELLNESS, week(respiratory_rate=10**300), 422),
     "a date is no date": (WELLNESS, week(date=CANARY), 422),
     "nothing was measured": (WELLNESS, {"measurements": [None] * 7}, 422),
-    "explain, which is not offered": (WELLNESS, {**week(), "explain": True}, 422),
+    "explain, not a boolean": (WELLNESS, {**week(), "explain": 1}, 422),
     "unknown model": (GENERIC, {"model_name": "no_such_model", "input_data": {"text": "x"}}, 404),
     "model name with a path": (GENERIC, {"model_name": "../" + CANARY, "input_data": {}}, 422),
     "input of another model": (GENERIC, {"model_name": "clinical_ner", "input_data": {"measurements": []}}, 422),

@@ -181,6 +181,7 @@ def test_a_small_training_run_leaves_a_complete_model(rows: Rows, tmp_path: Path
         "deterioration_lstm.safetensors",
         "deterioration_lstm.json",
         "deterioration_lstm.onnx",
+        "background.npy",
         "model_card.md",
         "metrics.json",
     }
