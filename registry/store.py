@@ -22,6 +22,7 @@ from errors import SetupError
 Stage = Literal["experimental", "candidate"]
 
 MANIFEST: Final = "manifest.json"
+REPORT_FILE: Final = "evaluation.html"
 ALLOWED_SUFFIXES: Final = frozenset({".onnx", ".safetensors", ".json", ".md", ".html", ".txt", ".npy"})
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 _NOT_DIGESTED = frozenset({"model.yaml"})

@@ -31,11 +31,11 @@ from sqlalchemy import Engine
 from database.engine import open_engine
 from errors import SetupError
 from registry import store
-from registry.store import Manifest, StoredModel
-from training import csv_source, model_card
+from registry.store import REPORT_FILE, Manifest, StoredModel
+from training import csv_source, evaluation_report, model_card
 from training.background import FILE as BACKGROUND_FILE
 from training.background import typical_weeks
-from training.baselines import PROBABILISTIC, Scorer, fit_baselines
+from training.baselines import PROBABILISTIC, Scorer, Scores, fit_baselines
 from training.bayes_filter import BayesFilter, compare
 from training.checkpoint import save_checkpoint
 from training.convert_to_onnx import ConversionReport, convert_pytorch_to_onnx
@@ -112,7 +112,9 @@ def make_model(folder: Path, data: Engine | Rows, config: TrainingConfig, progre
     fitted = fit(split, config.fit, progress)
     predict = fitted.network.predict
     bands = bands_of(predict, split, config)
-    metrics = judge(dataset, split, predict, threshold=bands["marked_change_from"], config=config, progress=progress)
+    metrics, scores = judge(
+        dataset, split, predict, threshold=bands["marked_change_from"], config=config, progress=progress
+    )
     progress("converting to ONNX", 0, 1)
     checkpoint = folder / f"{NAME}.safetensors"
     save_checkpoint(fitted.network, checkpoint)
@@ -127,7 +129,8 @@ def make_model(folder: Path, data: Engine | Rows, config: TrainingConfig, progre
         best_epoch=fitted.best_epoch,
     )
     manifest = make_manifest(NAME, stage_of(dataset), bands, rounded(metrics), origin)
-    write_beside(folder, manifest, split, predict)
+    progress("drawing the report", 0, 1)
+    write_beside(folder, manifest, split, predict, scores)
     return manifest
 
 
@@ -141,11 +144,14 @@ def read_rows(data: Engine | Rows, config: TrainingConfig, progress: Progress) -
     return Rows(read_measurements(data, config.days), outcomes)
 
 
-def write_beside(folder: Path, manifest: Manifest, split: Split, predict: Predict) -> None:
-    """What a deterioration model has beside its ONNX file: background, card and metrics."""
+def write_beside(
+    folder: Path, manifest: Manifest, split: Split, predict: Predict, scores: Mapping[str, Scores]
+) -> None:
+    """What a deterioration model has beside its ONNX file: background, card, metrics and report."""
     background = typical_weeks(split.train.values, predict(split.train.values))
     np.save(folder / BACKGROUND_FILE, background, allow_pickle=False)
     (folder / "model_card.md").write_text(model_card.write(manifest), encoding="utf-8")
+    (folder / REPORT_FILE).write_text(evaluation_report.page(manifest, split.test, scores), encoding="utf-8")
     text = json.dumps(manifest.metrics, indent=2, sort_keys=True, allow_nan=False)
     (folder / "metrics.json").write_text(f"{text}\n", encoding="utf-8")
 
@@ -168,8 +174,12 @@ def judge(
     config: TrainingConfig,
     progress: Progress,
     itself: str = "",
-) -> dict[str, Any]:
-    """All figures on the test patients, and on a fresh simulated world where the data are simulated."""
+) -> tuple[dict[str, Any], dict[str, Scores]]:
+    """All figures on the test patients, and on a fresh simulated world where the data are simulated.
+
+    Also gives the test windows' scores float64[n] by name, the model's own first. `itself` is left out of the
+    baselines.
+    """
     seed = config.fit.seed
     progress("fitting baselines", 0, 1)
     baselines = {name: fitted for name, fitted in fit_baselines(split.train, seed=seed).items() if name != itself}
@@ -189,7 +199,7 @@ def judge(
     if dataset.simulated and dataset.label_source == "outcomes":
         progress("comparing with the exact posterior", 0, 1)
         metrics |= _against_ceiling(predict, baselines, config)
-    return metrics
+    return metrics, {"model": probability, **{name: scorer(split.test.values) for name, scorer in baselines.items()}}
 
 
 def _against_ceiling(predict: Predict, baselines: Mapping[str, Scorer], config: TrainingConfig) -> dict[str, Any]:

@@ -45,10 +45,12 @@ def make_model(folder: Path, data: Engine | Rows, config: TrainingConfig, progre
     model = fit_logistic(split.train)
     bands = bands_of(model, split, config)
     threshold = bands["marked_change_from"]
-    metrics = judge(dataset, split, model, threshold=threshold, config=config, progress=progress, itself=_ITSELF)
+    metrics, scores = judge(
+        dataset, split, model, threshold=threshold, config=config, progress=progress, itself=_ITSELF
+    )
     progress("converting to ONNX", 0, 1)
     metrics |= convert_sklearn_to_onnx(model, folder / f"{NAME}.onnx", threshold=threshold)
     origin = facts(dataset, split, seed=config.fit.seed, config={"C": 0.1}, minutes=(time.monotonic() - started) / 60)
     manifest = make_manifest(NAME, stage_of(dataset), bands, rounded(metrics), origin)
-    write_beside(folder, manifest, split, model)
+    write_beside(folder, manifest, split, model, scores)
     return manifest

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
-from starlette.responses import Response
+from anyio import to_thread
+from starlette.responses import HTMLResponse, Response
 
 from access.policy import Action
 from api.answers import answer, whole_number
@@ -12,12 +13,14 @@ from api.routing import BASE, Admitted, QueryParameter, Route
 from api.schemas import ModelDetail, ModelList, PerformanceShown
 from api.system import System
 from database.reading import bounded
-from errors import UnknownModel
+from errors import NotFound, SetupError, UnknownModel
 from monitoring.performance import performance
-from registry import catalog
+from registry import catalog, store
 from registry.catalog import Registered
+from registry.store import REPORT_FILE
 
 _LONGEST_HOURS = 24 * 90
+_LOADS_NOTHING = "default-src 'none'; style-src 'unsafe-inline'"
 
 
 async def list_models(system: System, admitted: Admitted) -> Response:
@@ -46,6 +49,27 @@ async def show_performance(system: System, admitted: Admitted) -> Response:
     if not await bounded(_versions(system, name)):
         raise UnknownModel("No model of this name is registered.")
     return answer(await bounded(performance(system.engine, name, hours)))
+
+
+async def show_report(system: System, admitted: Admitted) -> Response:
+    """How good one version is, as a page that loads nothing: the version asked for, or the one that answers."""
+    name, asked = admitted.path_parameters["name"], admitted.query.get("version")
+    versions = await bounded(_versions(system, name))
+    if not versions:
+        raise UnknownModel("No model of this name is registered.")
+    chosen = [one for one in versions if (one.version == asked if asked else one.alias == "champion")]
+    if not chosen:
+        raise NotFound("There is no such version." if asked else "No version of this model answers.")
+    page = await to_thread.run_sync(_report, chosen[0])
+    return HTMLResponse(page, headers={"Content-Security-Policy": _LOADS_NOTHING, "X-Content-Type-Options": "nosniff"})
+
+
+def _report(version: Registered) -> bytes:
+    try:
+        stored = store.get(version.name, version.version, expected_digest=version.digest)
+        return (stored.path / REPORT_FILE).read_bytes()
+    except (SetupError, OSError) as error:
+        raise NotFound("This version has no report, or its files are not those that were registered.") from error
 
 
 async def _versions(system: System, name: str | None = None) -> Sequence[Registered]:
@@ -94,6 +118,20 @@ ROUTES = (
         summary="Show one model, its versions and model cards",
         handler=show_model,
         response=ModelDetail,
+    ),
+    Route(
+        method="GET",
+        path=f"{BASE}/models/{{name}}/report",
+        action=Action.READ_MODELS,
+        summary="Show how good a version is on unseen people, as a page",
+        handler=show_report,
+        query=(
+            QueryParameter(
+                name="version",
+                schema={"type": "string", "maxLength": 63},
+                description="Default: the one that answers.",
+            ),
+        ),
     ),
     Route(
         method="GET",

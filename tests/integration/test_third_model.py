@@ -38,6 +38,7 @@ def test_it_answers_as_it_was_trained(rows: Rows, tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {
         f"{NAME}.onnx",
         "background.npy",
+        "evaluation.html",
         "metrics.json",
         "model_card.md",
     }
@@ -83,5 +84,18 @@ def test_the_generic_route_serves_it(rows: Rows, postgres: EmbeddedPostgres, iss
         assert answer.json()["explanation"]["additivity_error"] <= 1e-6
         shown = httpx.get(f"{server.url}{BASE}/models/{NAME}", headers=headers, timeout=30).json()
         assert shown["versions"][0]["loaded"] is True
+        with httpx.Client(base_url=f"{server.url}{BASE}", headers=headers, timeout=30) as client:
+            report = client.get(f"/models/{NAME}/report")
+            assert (report.status_code, report.headers["content-type"]) == (200, "text/html; charset=utf-8")
+            assert report.headers["content-security-policy"].startswith("default-src 'none'")
+            assert report.content == (stored.path / "evaluation.html").read_bytes()
+            version = {"version": stored.manifest.version}
+            assert client.get(f"/models/{NAME}/report", params=version).content == report.content
+            for path, query in ((f"/models/{NAME}/report", {"version": "../x"}), ("/models/nothing/report", {})):
+                assert client.get(path, params=query).status_code == 404
+            (stored.path / "evaluation.html").write_text("forged")
+            assert client.get(f"/models/{NAME}/report").status_code == 404
+            patient = bearer(issuer, "patient")
+            assert client.get(f"/models/{NAME}/report", headers=patient).status_code == 403
     finally:
         server.stop()

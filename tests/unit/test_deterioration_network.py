@@ -182,6 +182,7 @@ def test_a_small_training_run_leaves_a_complete_model(rows: Rows, tmp_path: Path
         "deterioration_lstm.json",
         "deterioration_lstm.onnx",
         "background.npy",
+        "evaluation.html",
         "model_card.md",
         "metrics.json",
     }

@@ -24,6 +24,7 @@ CONTRACT = {
     ("GET", "/models"),
     ("GET", "/models/{name}"),
     ("GET", "/models/{name}/performance"),
+    ("GET", "/models/{name}/report"),
     ("GET", "/predictions/history"),
     ("GET", "/predictions/{prediction_id}"),
     ("POST", "/predictions/{prediction_id}/amendments"),
