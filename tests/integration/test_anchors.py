@@ -53,6 +53,7 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     ports = free_ports(8)
     options = [f"-{name}.port={port}" for name, port in zip(names, ports[:4], strict=True)]
     options += [f"-{name}.port.grpc={port}" for name, port in zip(names, ports[4:], strict=True)]
+    options += ["-s3.port.iceberg=0", "-s3.port.lance=0"]  # fixed ports, which two runs side by side would fight over
     identity = {
         "name": "t",
         "credentials": [{"accessKey": "test", "secretKey": "test"}],
