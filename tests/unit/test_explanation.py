@@ -1,5 +1,6 @@
 """Explanations of a week's score: exact by shap's own exact explainer, and they add up."""
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,9 @@ def runner(folder: Path) -> DeteriorationRunner:
 
 def oracle(runner: DeteriorationRunner, game: Game, window: Any, background: Background) -> NDArray[np.float64]:
     """shap's exact explainer on the same game, whose worths are computed the plain way, one coalition after another."""
-    import shap
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The set_bad function", category=PendingDeprecationWarning)
+        import shap
 
     players = int(np.log2(len(game.keeps)))
     cells = np.stack([game.keeps[1 << player] for player in range(players)])
