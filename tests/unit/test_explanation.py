@@ -47,7 +47,7 @@ def runner(folder: Path) -> DeteriorationRunner:
 def oracle(runner: DeteriorationRunner, game: Game, window: Any, background: Background) -> NDArray[np.float64]:
     """shap's exact explainer on the same game, whose worths are computed the plain way, one coalition after another."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The set_bad function", category=PendingDeprecationWarning)
+        warnings.filterwarnings("ignore", message="The set_", category=PendingDeprecationWarning)
         import shap
 
     players = int(np.log2(len(game.keeps)))
