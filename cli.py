@@ -107,13 +107,15 @@ def deterioration(
 
     from training.progress import progress_bar
     from training.train_deterioration_model import Rows, TrainingConfig, train
+    from training.unfinished import usual_folder
 
     if (outcomes_csv or column) and not from_csv:
         raise SetupError("--outcomes-csv and --column go with --from-csv.")
     if from_csv and label_sql:
         raise SetupError("--label-sql asks the database; with --from-csv give --outcomes-csv.")
     rows = Rows.from_csv(from_csv, outcomes_csv, column or []) if from_csv else None
-    config = TrainingConfig(days=days, label_query=label_sql.read_text(encoding="utf-8") if label_sql else None)
+    query = label_sql.read_text(encoding="utf-8") if label_sql else None
+    config = TrainingConfig(days=days, label_query=query, unfinished=usual_folder())
     config = replace(config, fit=replace(config.fit, **_given(seed=seed, epochs=epochs)))
     with registering(promote=promote) as register_stored, database() as engine, progress_bar() as progress:
         stored = train(rows or engine, config, progress)
@@ -146,8 +148,9 @@ def ner(seed: Seed = None, epochs: Epochs = None, promote: Promote = False, as_j
 
     from training.ner import NerConfig, train
     from training.progress import progress_bar
+    from training.unfinished import usual_folder
 
-    config = NerConfig()
+    config = NerConfig(unfinished=usual_folder())
     with registering(promote=promote) as register_stored:
         with progress_bar() as progress:
             stored = train(replace(config, fit=replace(config.fit, **_given(seed=seed, epochs=epochs))), progress)
@@ -161,18 +164,18 @@ def _given(**options: int | None) -> dict[str, Any]:
 
 
 def _show_metrics(stored: Any, as_json: bool, *names: str) -> None:
-    metrics = stored.manifest.metrics
+    metrics, run = stored.manifest.metrics, stored.manifest.run
     if as_json:
-        print(json.dumps({"tag": stored.tag, "digest": stored.digest, "metrics": metrics}))
+        print(json.dumps({"tag": stored.tag, "digest": stored.digest, "metrics": metrics, "run": run}))
         return
-    for name in names:
-        console.print(f"  {name}: {metrics.get(name)}", highlight=False, markup=False, soft_wrap=True)
+    for name, value in [*((name, metrics.get(name)) for name in names), *run.items()]:
+        console.print(f"  {name}: {value}", highlight=False, markup=False, soft_wrap=True)
 
 
 @app.command("demo-data")
 @explained
 def demo_data(
-    patients: Annotated[int, typer.Option(min=1, help="How many made-up people.")] = 300,
+    patients: Annotated[int, typer.Option(min=1, help="How many made-up people.")] = 600,
     days: Annotated[int, typer.Option(min=14, help="How many days of each, ending yesterday.")] = 90,
     seed: Annotated[int, typer.Option(help="Another seed, other people.")] = 7,
     replace: Annotated[bool, typer.Option("--replace", help="Replace simulated rows that are there already.")] = False,

@@ -39,7 +39,8 @@ def registering(*, promote: bool) -> Iterator[Callable[[Any], None]]:
                     approver = demo_operator(author, Role.APPROVER)
                     catalog.approve(connection, stored, approver.signer, comment="demo")
                     approver.record(connection, "approve model", target=stored.tag)
-                    catalog.promote(connection, name, version, by=approver.signer)
+                    reason = "a demo of simulated people"
+                    catalog.promote(connection, name, version, by=approver.signer, override=reason)
                     approver.record(connection, "promote model", target=stored.tag)
             answers = "; it answers now" if promote else f"; next, by another: followup models approve {stored.tag}"
             Console(stderr=True).print(f"Saved and registered {stored.tag}{answers}", highlight=False, soft_wrap=True)
@@ -116,15 +117,23 @@ def _judge(tag: str, meaning: Any, comment: str) -> None:
 
 @app.command()
 @explained
-def promote(tag: Tag) -> None:
-    """Let an approved version answer; running servers take it over within seconds, without a restart."""
+def promote(
+    tag: Tag,
+    override: Annotated[
+        str, typer.Option(help="Why it may answer though it is not shown to beat simple baselines; signed.")
+    ] = "",
+) -> None:
+    """Let an approved version answer; running servers take it over within seconds, without a restart.
+
+    One that is not shown to be better than simple baselines needs a reason.
+    """
     from access.principal import Role
     from commands.operator import operating
     from registry import catalog
 
     name, _, version = tag.partition(":")
     with operating(Role.APPROVER) as approver, approver.engine.begin() as connection:
-        catalog.promote(connection, name, version, by=approver.signer)
+        catalog.promote(connection, name, version, by=approver.signer, override=override)
         approver.record(connection, "promote model", target=tag)
     console.print(f"{tag} answers now", highlight=False)
 

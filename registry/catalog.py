@@ -129,16 +129,27 @@ def promote(
     by: Signer,
     alias: Alias = "champion",
     meaning: Literal["promoted", "rolled-back"] = "promoted",
+    override: str = "",
 ) -> None:
     """Let an approved version answer under an alias; the version that had it steps back.
 
-    Raises UnknownModel, or SetupError for a version that is still experimental or that nobody but its author approved.
+    Raises UnknownModel, or SetupError for a version that is still experimental, that nobody but its author approved, or
+    that is not shown to be better than simple baselines, unless `override` says why it may answer all the same: the
+    reason goes into the signature.
     """
     candidate = _required(connection, name, version)
     if candidate.stage == "experimental" and alias == "champion":
         raise SetupError(f"{name}:{version} is experimental: too little data stands behind it to let it answer.")
+    if override == CHALLENGER:
+        raise SetupError("That is not a reason.")
+    not_better = candidate.metrics.get("beats_baselines") is False
+    if not_better and alias == "champion" and meaning == "promoted" and not override.strip():
+        raise SetupError(
+            f"{name}:{version} is not shown to be better than simple baselines. Who lets it answer all the same gives "
+            "a reason: followup models promote --override REASON"
+        )
     require_approval(connection, name=name, version=version, digest=candidate.digest, key=by.key)
-    comment = CHALLENGER if alias == "challenger" else ""
+    comment = CHALLENGER if alias == "challenger" else override.strip()
     by.sign(connection, name=name, version=version, digest=candidate.digest, meaning=meaning, comment=comment)
     connection.execute(update(ModelVersion).where(_ROW.name == name, _ROW.alias == alias).values(alias=None))
     connection.execute(

@@ -1,7 +1,9 @@
 """Models in the BentoML store: saved with a manifest, opened only by explicit version and with their digest checked.
 
 A model is a folder of plain files (ONNX, safetensors, JSON, Markdown; nothing that is unpickled) with a `manifest.json`
-that says what a runner must know. The digest covers every file but BentoML's own model.yaml, whose labels may change.
+that says what a runner must know. The digest covers every file but BentoML's own model.yaml, which holds what differs
+between two runs that made the same model: version, time of making, minutes. The same seed, data, code and machine give
+the same digest.
 """
 
 import hashlib
@@ -26,6 +28,7 @@ REPORT_FILE: Final = "evaluation.html"
 ALLOWED_SUFFIXES: Final = frozenset({".onnx", ".safetensors", ".json", ".md", ".html", ".txt", ".npy"})
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 _NOT_DIGESTED = frozenset({"model.yaml"})
+_OF_A_VERSION = frozenset({"version", "created_at", "run"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,15 +47,21 @@ class Manifest:
     cacheable: bool  # False where computing is faster than looking up
     metrics: dict[str, Any] = field(default_factory=dict)
     parameters: dict[str, Any] = field(default_factory=dict)  # what the runner needs: labels, temperature, …
-    training: dict[str, Any] = field(default_factory=dict)  # data hash, seed, code revision, package versions, minutes
+    training: dict[str, Any] = field(default_factory=dict)  # data hash, seed, code revision, package versions
     created_by: str = "training"
+    # not in manifest.json, so not in the digest: what two runs that make the same model differ in
     created_at: str = ""
+    run: dict[str, Any] = field(default_factory=dict)  # minutes, peak_memory_mib, milliseconds
 
     @classmethod
-    def read(cls, folder: Path) -> Self:
-        """The manifest of a model's folder. Raises SetupError when it is missing or has another form."""
+    def read(cls, folder: Path, **of_this_version: Any) -> Self:
+        """The manifest of a model's folder, with what is not written there.
+
+        Raises SetupError when it is missing or has another form.
+        """
         try:
-            return cls(**json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
+            written = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+            return cls(**{**written, **of_this_version})
         except (OSError, ValueError, TypeError) as error:
             raise SetupError(f"The model in {folder} has no readable {MANIFEST}.") from error
 
@@ -96,13 +105,19 @@ def save(manifest: Manifest, files: Path, *, labels: Mapping[str, str] | None = 
     refused = [path.name for path in files.rglob("*") if path.is_file() and path.suffix not in ALLOWED_SUFFIXES]
     if refused:
         raise SetupError(f"Only {', '.join(sorted(ALLOWED_SUFFIXES))} are stored; refused: {', '.join(refused)}")
-    text = json.dumps(asdict(manifest), indent=2, sort_keys=True, allow_nan=False)
+    written = {name: value for name, value in asdict(manifest).items() if name not in _OF_A_VERSION}
+    text = json.dumps(written, indent=2, sort_keys=True, allow_nan=False)
     all_labels = {"kind": manifest.kind, "task": manifest.task, "stage": manifest.stage, **(labels or {})}
     with bentoml.models.create(
         f"{manifest.name}:{manifest.version}",
         module="onnxruntime",
         labels=all_labels,
-        metadata={"metrics": manifest.metrics, "training": manifest.training},
+        metadata={
+            "metrics": manifest.metrics,
+            "training": manifest.training,
+            "run": manifest.run,
+            **({"report": REPORT_FILE} if (files / REPORT_FILE).is_file() else {}),
+        },
     ) as reference:
         shutil.copytree(files, reference.path, dirs_exist_ok=True)
         Path(reference.path_of(MANIFEST)).write_text(text + "\n", encoding="utf-8")
@@ -112,13 +127,23 @@ def save(manifest: Manifest, files: Path, *, labels: Mapping[str, str] | None = 
 def get(name: str, version: str, *, expected_digest: str | None = None) -> StoredModel:
     """Open one version. Raises SetupError when it is not there or its files are not those that were registered."""
     try:
-        path = Path(bentoml.models.get(f"{name}:{version}").path)
+        stored = _opened(bentoml.models.get(f"{name}:{version}"))
     except (NotFound, BentoMLException) as error:
         raise SetupError(f"The model store has no {name}:{version}.") from error
-    stored = StoredModel(Manifest.read(path), path, digest_of(path))
     if expected_digest is not None and stored.digest != expected_digest:
         raise SetupError(f"{stored.tag} is not what was registered: its digest differs. It is not loaded.")
     return stored
+
+
+def _opened(model: bentoml.Model) -> StoredModel:
+    path, info = Path(model.path), model.info
+    manifest = Manifest.read(
+        path,
+        version=info.tag.version,
+        created_at=info.creation_time.isoformat(timespec="seconds"),
+        run=info.metadata.get("run", {}),
+    )
+    return StoredModel(manifest, path, digest_of(path))
 
 
 def versions(name: str | None = None) -> Sequence[StoredModel]:
@@ -129,7 +154,6 @@ def versions(name: str | None = None) -> Sequence[StoredModel]:
     except NotFound:
         return []
     for model in models:
-        path = Path(model.path)
-        if (path / MANIFEST).is_file():
-            found.append(StoredModel(Manifest.read(path), path, digest_of(path)))
+        if (Path(model.path) / MANIFEST).is_file():
+            found.append(_opened(model))
     return sorted(found, key=lambda stored: (stored.manifest.name, stored.manifest.version))

@@ -51,7 +51,7 @@ def answer_now(engine: Engine, stored: StoredModel, key: SigningKey) -> None:
         catalog.register(connection, stored, Signer("author", key))
         catalog.approve(connection, stored, Signer("approver", key))
         name, version = stored.manifest.name, stored.manifest.version
-        catalog.promote(connection, name, version, by=Signer("approver", key))
+        catalog.promote(connection, name, version, by=Signer("approver", key), override="a test")
 
 
 @dataclass

@@ -39,6 +39,7 @@ def convert_sklearn_to_onnx(baseline: FlatLogistic, target: Path, *, threshold: 
         io_map=[("features", classifier.graph.input[0].name)],
         outputs=[classifier.graph.output[1].name],
     )
+    joined.graph.name, joined.graph.doc_string = "window_to_probability", ""  # skl2onnx draws them at random
     _name_output(joined, classifier.graph.output[1].name)
     onnx.checker.check_model(joined, full_check=True)
     onnx.save_model(joined, str(target))

@@ -3,14 +3,15 @@
     python -m training.convert_to_onnx deterioration_lstm.safetensors deterioration_lstm.onnx
 
 Parity is checked on 1,000 windows with many patterns of missing days and values, in batches of 1 to 64: at most 1e-6
-between torch and onnxruntime, else the file is removed and a SetupError raised. Then both are timed on one thread.
+between torch and onnxruntime, and no window on another side of a threshold, else the file is removed and a SetupError
+raised. Then both are timed on one thread.
 """
 
 import argparse
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -39,6 +40,7 @@ class ConversionReport:
     """What the conversion was worth: largest difference in probability, and time for a batch of one on one thread."""
 
     parity_error: float
+    decisions_changed: int
     windows: int
     torch_ms: float
     onnx_ms: float
@@ -54,12 +56,14 @@ def convert_pytorch_to_onnx(
     onnx_output_path: str | Path,
     input_shape: tuple[int, int, int] = (1, 7, 4),
     *,
+    thresholds: Sequence[float] = (0.5,),
     timing_rounds: int = 200,
 ) -> ConversionReport:
     """Write one self-contained ONNX file with a free batch size and say how well it agrees with the network.
 
     `input_shape` is (batch, days, features) of the example that is traced. Raises SetupError for an unusable checkpoint
-    or shape, or when the two disagree by more than 1e-6; then no file is left behind.
+    or shape, or when the two disagree by more than 1e-6 or on a decision (a window at or above one of `thresholds`, the
+    score in hundredths, as it is shown); then no file is left behind.
     """
     network, target = load_checkpoint(Path(pytorch_model_path)), Path(onnx_output_path)
     if len(input_shape) != 3 or input_shape[2] != network.shape.features or min(input_shape) < 1:
@@ -67,12 +71,17 @@ def convert_pytorch_to_onnx(
     _export(network, target, input_shape)
     session = open_converted(target)
     windows = parity_windows(PARITY_WINDOWS, days=input_shape[1])
-    error = _largest_difference(network, session, windows)
-    if not error <= TOLERANCE:
+    ours, theirs = (_in_batches(predict, windows) for predict in (network.predict, _of_session(session)))
+    error = float(np.abs(ours - theirs).max()) if np.isfinite(theirs).all() else float("inf")
+    changed = sum(int(((ours.round(2) >= at) != (theirs.round(2) >= at)).sum()) for at in thresholds)
+    if not error <= TOLERANCE or changed:
         target.unlink()
-        raise SetupError(f"torch and ONNX differ by {error:.2g} (at most {TOLERANCE:g} is allowed); nothing was kept.")
+        raise SetupError(
+            f"torch and ONNX differ by {error:.2g} (at most {TOLERANCE:g} is allowed), and {changed} decisions change; "
+            "nothing was kept."
+        )
     torch_ms, onnx_ms = _time_side_by_side(network, session, windows[:1], timing_rounds)
-    return ConversionReport(error, len(windows), torch_ms, onnx_ms)
+    return ConversionReport(error, changed, len(windows), torch_ms, onnx_ms)
 
 
 def parity_windows(count: int, *, days: int, seed: int = 0) -> Windows:
@@ -127,14 +136,12 @@ def _batches(windows: Windows) -> Iterator[Windows]:
         at, size = at + size, size % 64 + 1
 
 
-def _largest_difference(network: DeteriorationNetwork, session: Any, windows: Windows) -> float:
-    worst = 0.0
-    for batch in _batches(windows):
-        ours, theirs = network.predict(batch), session.run([OUTPUT], {INPUT: batch})[0]
-        if ours.shape != theirs.shape or not np.isfinite(theirs).all():
-            return float("inf")
-        worst = max(worst, float(np.abs(ours - theirs).max()))
-    return worst
+def _of_session(session: Any) -> Callable[[Windows], Windows]:
+    return lambda batch: np.asarray(session.run([OUTPUT], {INPUT: batch})[0]).reshape(len(batch))
+
+
+def _in_batches(predict: Callable[[Windows], Windows], windows: Windows) -> Windows:
+    return np.concatenate([predict(batch) for batch in _batches(windows)])
 
 
 def _time_side_by_side(
@@ -171,7 +178,8 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stderr.write(f"{error}\n")
         return 1
     sys.stdout.write(
-        f"{parsed.onnx_output_path}: differs by at most {report.parity_error:.1e} on {report.windows} windows; "
+        f"{parsed.onnx_output_path}: differs by at most {report.parity_error:.1e} on {report.windows} windows, "
+        f"{report.decisions_changed} decisions change; "
         f"torch {report.torch_ms:.3f} ms, onnxruntime {report.onnx_ms:.3f} ms ({report.speedup:.1f} times)\n"
     )
     return 0

@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import date, datetime
 from math import isnan
 from typing import Any, Final, Literal
@@ -79,6 +79,11 @@ class Windows:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @staticmethod
+    def joined(*parts: "Windows") -> "Windows":
+        """The windows of all parts, one part after the other."""
+        return Windows(*(np.concatenate([getattr(part, each.name) for part in parts]) for each in fields(Windows)))
 
     def take(self, chosen: NDArray[np.bool_] | NDArray[np.int64]) -> "Windows":
         """The chosen windows, by mask or by index."""

@@ -48,7 +48,7 @@ class Loaded:
 
 def load_demo_data(
     engine: Engine,
-    patients: int = 300,
+    patients: int = 600,
     days: int = 90,
     seed: int = 7,
     progress: Progress | None = None,

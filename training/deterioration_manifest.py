@@ -1,16 +1,15 @@
 """What is written down about a deterioration model: its contract with callers, and where it came from."""
 
 import platform
-import subprocess
-from datetime import UTC, datetime
+from collections.abc import Mapping
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any, Final
 
 from clinical.vitals import DAY_SCHEMA, FEATURE_NAMES, HORIZON_DAYS, PREPROCESSING_VERSION, WINDOW_DAYS
 from clinical.wellness import BANDS
 from registry import store
 from registry.store import Manifest, Stage
+from training import provenance, source_attributes
 from training.datasets import LABEL_RULES, Dataset, Split
 
 NAME: Final = "deterioration_lstm"
@@ -26,11 +25,11 @@ def stage_of(dataset: Dataset) -> Stage:
 
 
 def facts(
-    dataset: Dataset, split: Split, *, seed: int, config: dict[str, Any], minutes: float, **more: Any
+    dataset: Dataset, split: Split, metrics: Mapping[str, Any], *, seed: int, config: dict[str, Any]
 ) -> dict[str, Any]:
-    """Where a model came from: data, settings, code and packages; `more` is what only this kind of model has."""
+    """Where a model came from: data, settings, code and packages, and its source attributes (HTI-1)."""
     parts = {"train": split.train, "validation": split.validation, "calibration": split.calibration, "test": split.test}
-    return {
+    found: dict[str, Any] = {
         "data_sha256": dataset.sha256,
         "simulated": dataset.simulated,
         "label_source": dataset.label_source,
@@ -43,40 +42,29 @@ def facts(
         "left_out": dict(dataset.left_out),
         "seed": seed,
         "config": config,
-        **more,
         "packages": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
-        "revision": _revision(),
-        "minutes": round(minutes, 2),
+        "revision": provenance.revision(),
+        "code_sha256": provenance.code_sha256(),
     }
-
-
-def _revision() -> str:
-    """The code's git revision, or "unknown" outside a checkout."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
-    try:
-        done = subprocess.run(
-            command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-    return done.stdout.strip()
+    return found | {"source_attributes": source_attributes.of_deterioration(metrics, found)}
 
 
 def rounded(value: Any) -> Any:
     """Figures with six significant digits; everything else as it is."""
     if isinstance(value, dict):
         return {name: rounded(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [rounded(each) for each in value]
     return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 def make_manifest(
     name: str, stage: Stage, bands: dict[str, float], metrics: dict[str, Any], training: dict[str, Any]
 ) -> Manifest:
-    """The manifest of a model whose file is `name`.onnx."""
-    now = datetime.now(UTC)
+    """The manifest of a model whose file is `name`.onnx; `run` is filled in when it is done."""
     return Manifest(
         name=name,
-        version=store.new_version(now),
+        version=store.new_version(),
         kind=KIND,
         task="binary-classification",
         framework="onnxruntime",
@@ -94,7 +82,6 @@ def make_manifest(
             "features": list(FEATURE_NAMES),
         },
         training=training,
-        created_at=now.isoformat(timespec="seconds"),
     )
 
 

@@ -14,10 +14,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score, brier_score_loss, log_loss, roc_auc_score
 
 from training.baselines import Scorer, fit_boosting
-from training.datasets import Split, Windows
+from training.datasets import SEVERITY, Split, Windows
 
 Scores = NDArray[np.float64]
 RESAMPLES: Final = 400
+LEAST_DECLINES: Final = 10
+"""Positive windows that a subgroup needs before it has figures."""
 _EPSILON: Final = 1e-7
 
 
@@ -101,6 +103,52 @@ def interval(value: float, draws: Scores) -> Interval:
     return Interval(value, float(low), float(high))
 
 
+def auroc_with_interval(test: Windows, score: Scores, *, seed: int) -> Interval:
+    """AUROC with its cluster-bootstrap interval."""
+    value = float(roc_auc_score(test.labels, score))
+    return interval(value, bootstrap_aurocs(test, {"": score}, seed=seed)[""])
+
+
+def subgroups(test: Windows, probability: Scores, *, seed: int) -> list[dict[str, Any]]:
+    """AUROC, and declines observed over expected, among kinds of weeks and of people that the data themselves tell.
+
+    By how many days of the week have a reading, and by thirds of people's usual symptom severity. A group without both
+    classes, or with fewer than LEAST_DECLINES positive windows, has no figures: they would say nothing.
+    """
+    days = (~np.isnan(test.values)).any(axis=2).sum(axis=1)
+    groups = {
+        "readings on 6 or 7 days": days >= 6,
+        "readings on 4 or 5 days": (days >= 4) & (days < 6),
+        "readings on 1 to 3 days": days < 4,
+    }
+    people, member = np.unique(test.patients, return_inverse=True)
+    severity = test.values[:, :, SEVERITY]
+    known = ~np.isnan(severity)
+    totals = np.bincount(member, weights=np.where(known, severity, 0.0).sum(axis=1), minlength=len(people))
+    usual = totals / np.maximum(np.bincount(member, weights=known.sum(axis=1), minlength=len(people)), 1)
+    lower, upper = np.quantile(usual, [1 / 3, 2 / 3])
+    groups |= {
+        "usual severity in the lowest third": usual[member] <= lower,
+        "usual severity in the middle third": (usual[member] > lower) & (usual[member] <= upper),
+        "usual severity in the highest third": usual[member] > upper,
+    }
+    return [_subgroup(name, test.take(mask), probability[mask], seed=seed) for name, mask in groups.items()]
+
+
+def _subgroup(name: str, windows: Windows, probability: Scores, *, seed: int) -> dict[str, Any]:
+    positives = int(windows.labels.sum())
+    found: dict[str, Any] = {"group": name, "windows": len(windows), "positives": positives}
+    if positives >= LEAST_DECLINES and positives < len(windows):
+        auroc = auroc_with_interval(windows, probability, seed=seed)
+        found |= {
+            "auroc": auroc.value,
+            "auroc_low": auroc.low,
+            "auroc_high": auroc.high,
+            "observed_over_expected": positives / float(probability.sum()),
+        }
+    return found
+
+
 def discrimination(test: Windows, probability: Scores, baselines: Mapping[str, Scorer], *, seed: int) -> dict[str, Any]:
     """AUROC of the network and each baseline, and the paired difference to each, all by whole patients."""
     scores = {"network": probability, **{name: scorer(test.values) for name, scorer in baselines.items()}}
@@ -144,22 +192,45 @@ def operating_point(test: Windows, probability: Scores, threshold: float) -> dic
     """What happens when every window at or above `threshold` is shown as a marked change."""
     shown = probability >= threshold
     right = int((shown & (test.labels == 1)).sum())
+    leads, declines = lead_times(test, shown)
     return {
         "threshold": threshold,
         "alerts_per_100_patient_days": 100.0 * float(shown.mean()),
         "ppv": right / max(int(shown.sum()), 1),
         "sensitivity": right / int(test.labels.sum()),
+        "declines_with_a_mark": len(leads) / declines,
+        "median_lead_days": float(np.median(leads)) if leads else 0.0,
+        "net_benefit": net_benefit(test.labels, shown, threshold),
+        "net_benefit_of_marking_everybody": net_benefit(test.labels, np.ones_like(shown), threshold),
     }
+
+
+def net_benefit(labels: NDArray[Any], shown: NDArray[np.bool_], at: float) -> float:
+    """Net benefit (Vickers and Elkin 2006): true positives less false ones, weighed by the threshold's odds."""
+    return float((shown & (labels == 1)).mean() - (shown & (labels == 0)).mean() * at / (1 - at))
+
+
+def lead_times(test: Windows, shown: NDArray[np.bool_]) -> tuple[list[int], int]:
+    """How many days ahead the first marked change came, for each decline that had one, and how many declines there are.
+
+    Counted over the run of weeks whose label is that decline, so at most the horizon.
+    """
+    found, declines = [], 0
+    for patient in np.unique(test.patients):
+        own = (test.patients == patient) & (test.labels == 1)
+        days = np.sort(test.last_days[own])
+        marked = set(test.last_days[own & shown].tolist())
+        for run in np.split(days, np.flatnonzero(np.diff(days) > 1) + 1):
+            declines += bool(len(run))
+            first = next((day for day in run.tolist() if day in marked), None)
+            if first is not None:
+                found.append(int(run[-1]) - first + 1)
+    return found, declines
 
 
 def row_random_gap(split: Split, patient_grouped: float, *, seed: int) -> dict[str, Any]:
     """What splitting windows instead of patients would have claimed, shown with gradient boosting (quick to refit)."""
-    parts = (split.train, split.test)
-    values, labels, patients, days = (
-        np.concatenate([getattr(part, name) for part in parts])
-        for name in ("values", "labels", "patients", "last_days")
-    )
-    whole = Windows(values, labels, patients, days)
+    whole = Windows.joined(split.train, split.test)
     order = np.random.default_rng(seed).permutation(len(whole))
     test, train = whole.take(order[: len(split.test)]), whole.take(order[len(split.test) :])
     by_rows = float(roc_auc_score(test.labels, fit_boosting(train, seed=seed)(test.values)))

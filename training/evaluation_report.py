@@ -19,7 +19,7 @@ from sklearn.metrics import average_precision_score, precision_recall_curve, roc
 from clinical.vitals import HORIZON_DAYS
 from registry.store import Manifest
 from training.datasets import Windows
-from training.evaluation import Scores
+from training.evaluation import Scores, lead_times, net_benefit
 
 RESAMPLES: Final = 200
 _GRID: Final = np.linspace(0, 1, 101)
@@ -45,16 +45,19 @@ def page(manifest: Manifest, test: Windows, scores: Mapping[str, Scores]) -> str
         ("Precision and recall", "The dotted line is the share of weeks before a decline.", _precision),
         ("Alert burden", "What catching more declines costs in marked changes shown.", _burden),
         ("Net benefit", "Against showing everybody or nobody a marked change, by the threshold chosen.", _benefit),
+        ("Subgroups", "AUROC with 95 % interval; groups with too few declines have no mark.", _subgroups),
+        ("Learning curve", "AUROC on the same unseen people, by how many people were learnt from.", _curve),
         ("Lead time", f"Days from the first marked change to the decline, of the {HORIZON_DAYS} days before.", _lead),
     ]
     threshold = float(manifest.metrics["operating_point"]["threshold"])
     drawn = [
-        _figure(title, caption, draw, _Seen(test, scores, own, band, threshold)) for title, caption, draw in figures
+        _figure(title, caption, draw, _Seen(manifest.metrics, test, scores, own, band, threshold))
+        for title, caption, draw in figures
     ]
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8">'
-        f"<title>{html.escape(manifest.name)} {html.escape(manifest.version)}</title><style>{_STYLE}</style>"
-        f"<h1>{html.escape(manifest.name)} {html.escape(manifest.version)}</h1>"
+        f"<title>{html.escape(manifest.name)}</title><style>{_STYLE}</style>"
+        f"<h1>{html.escape(manifest.name)}</h1>"
         f'<p class="verdict">{html.escape(manifest.metrics["verdict"])}</p>'
         f"<p>Stage {html.escape(manifest.stage)}. {len(test)} weeks of {len(np.unique(test.patients))} people whom no "
         f"part of training has seen, {int(test.labels.sum())} of them before a decline. {_simulated(manifest)}"
@@ -88,6 +91,7 @@ class _Bootstrap:
 class _Seen:
     """What each plot draws from."""
 
+    metrics: Mapping[str, Any]
     test: Windows
     scores: Mapping[str, Scores]
     own: Scores
@@ -157,41 +161,54 @@ def _burden(axes: Axes, seen: _Seen) -> None:
     axes.legend(fontsize=7)
 
 
-def _net(labels: NDArray[Any], shown: NDArray[np.bool_], at: float) -> float:
-    """Net benefit (Vickers and Elkin 2006): true positives less false ones, weighed by the threshold's odds."""
-    return float((shown & (labels == 1)).mean() - (shown & (labels == 0)).mean() * at / (1 - at))
-
-
 def _benefit(axes: Axes, seen: _Seen) -> None:
     labels = seen.test.labels
     thresholds = np.linspace(0.01, min(0.6, max(0.1, 4 * float(labels.mean()))), 60)
-    axes.plot(thresholds, [_net(labels, seen.own >= at, at) for at in thresholds], color=_OURS, label="model")
+    axes.plot(thresholds, [net_benefit(labels, seen.own >= at, at) for at in thresholds], color=_OURS, label="model")
     everybody = np.ones(len(labels), dtype=bool)
-    axes.plot(thresholds, [_net(labels, everybody, at) for at in thresholds], color=_OTHERS[0], label="everybody")
+    axes.plot(
+        thresholds, [net_benefit(labels, everybody, at) for at in thresholds], color=_OTHERS[0], label="everybody"
+    )
     axes.axhline(0, color="#999", linewidth=1, label="nobody")
     axes.set(xlabel="threshold", ylabel="net benefit", ylim=(-0.02, float(labels.mean()) * 1.1))
     axes.legend(fontsize=7)
 
 
-def lead_times(test: Windows, shown: NDArray[np.bool_]) -> list[int]:
-    """For each run of weeks before one decline, how many days before the run's end the first marked change came."""
-    found = []
-    for patient in np.unique(test.patients):
-        own = (test.patients == patient) & (test.labels == 1)
-        days = np.sort(test.last_days[own])
-        marked = set(test.last_days[own & shown].tolist())
-        for run in np.split(days, np.flatnonzero(np.diff(days) > 1) + 1):
-            first = next((day for day in run.tolist() if day in marked), None)
-            if first is not None:
-                found.append(int(run[-1]) - first + 1)
-    return found
-
-
 def _lead(axes: Axes, seen: _Seen) -> None:
-    found = lead_times(seen.test, seen.own.round(2) >= seen.threshold)
+    found, _ = lead_times(seen.test, seen.own.round(2) >= seen.threshold)
     days = np.arange(1, HORIZON_DAYS + 1)
     axes.bar(days, [found.count(int(day)) for day in days], color=_OURS, width=0.6)
     axes.set(xlabel="days before", ylabel="declines", xticks=days)
+
+
+def _subgroups(axes: Axes, seen: _Seen) -> None:
+    groups = seen.metrics["subgroups"]
+    for height, group in enumerate(reversed(groups)):
+        if "auroc" in group:
+            low, high = group["auroc_low"], group["auroc_high"]
+            axes.plot([low, high], [height, height], color=_OURS, linewidth=1.5)
+            axes.plot(group["auroc"], height, "o", color=_OURS)
+    axes.axvline(seen.metrics["auroc"], color="#999", linestyle=":")
+    axes.set_yticks(range(len(groups)), [f"{group['group']} ({group['positives']})" for group in reversed(groups)])
+    axes.tick_params(axis="y", labelsize=7)
+    axes.set(xlabel="AUROC", ylim=(-0.5, len(groups) - 0.5))
+
+
+def _curve(axes: Axes, seen: _Seen) -> None:
+    points = seen.metrics["learning_curve"]
+    people = [point["people"] for point in points]
+    axes.fill_between(
+        people,
+        [point["auroc_low"] for point in points],
+        [point["auroc_high"] for point in points],
+        color=_OURS,
+        alpha=0.15,
+        linewidth=0,
+    )
+    axes.plot(people, [point["auroc"] for point in points], "o-", color=_OURS)
+    axes.axhline(max(seen.metrics["baselines"].values()), color=_OTHERS[0], linestyle=":", label="best simple baseline")
+    axes.set(xlabel="people learnt from", ylabel="AUROC", xlim=(0, None))
+    axes.legend(fontsize=7)
 
 
 def _table(manifest: Manifest, test: Windows, scores: Mapping[str, Scores]) -> str:
@@ -207,6 +224,16 @@ def _table(manifest: Manifest, test: Windows, scores: Mapping[str, Scores]) -> s
         ("AUROC, 95 % interval", f"{told['auroc']:.3f} ({told['auroc_low']:.3f} to {told['auroc_high']:.3f})"),
         ("Calibration slope / intercept", f"{told['calibration_slope']:.2f} / {told['calibration_intercept']:.2f}"),
         ("Expected calibration error", f"{told['ece']:.4f}"),
+    ]
+    if told["later_weeks"]:
+        later = told["later_weeks"]
+        interval = f"{later['auroc_low']:.3f} to {later['auroc_high']:.3f}"
+        facts = [*facts, ("AUROC in later weeks, learnt from earlier ones", f"{later['auroc']:.3f} ({interval})")]
+    point = told["operating_point"]
+    facts = [
+        *facts,
+        ("Declines with a marked change before them", f"{point['declines_with_a_mark']:.0%}"),
+        ("Median lead time", f"{point['median_lead_days']:.0f} days"),
     ]
     if "auroc_within_patient" in told:
         facts = [*facts, ("AUROC within one person's weeks", f"{told['auroc_within_patient']:.3f}")]

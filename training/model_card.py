@@ -1,7 +1,7 @@
 """The deterioration model's card: what it is for, what it was made from, how good it is, and what it cannot do.
 
-The verdict against the simple baselines comes first, whichever way it went. Wording is that of a general-wellness
-product; sections follow TRIPOD+AI where a wellness model has something to say.
+The verdict against the simple baselines comes first, whichever way it went. Then the sections of TRIPOD+AI (Collins et
+al. 2024) in its order, then the source attributes of ONC's HTI-1 rule. Wording is that of a general-wellness product.
 """
 
 from collections.abc import Mapping
@@ -26,73 +26,124 @@ def verdict(metrics: Mapping[str, Any]) -> str:
 
 
 def write(manifest: Manifest) -> str:
-    """The card in Markdown."""
+    """The card in Markdown. It names no version or time, so that the same training writes the same card."""
     metrics, training = manifest.metrics, manifest.training
     parts = [
         f"**{metrics['verdict']}**",
-        f"# {manifest.name} {manifest.version} ({manifest.stage})",
-        _purpose(training),
-        _data(training),
-        _performance(metrics),
-        _baselines(metrics),
-        _bands(manifest),
-        _limits(metrics, training),
-        _provenance(manifest),
+        f"# {manifest.name} ({manifest.stage})",
+        _abstract(metrics, training),
+        _introduction(training),
+        _methods(manifest),
+        _open_science(training),
+        _results(manifest),
+        _discussion(metrics, training),
+        _source_attributes(training["source_attributes"]),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _purpose(training: Mapping[str, Any]) -> str:
-    readings = ", ".join(f"{feature.name} ({feature.unit})" for feature in FEATURES)
+def _abstract(metrics: Mapping[str, Any], training: Mapping[str, Any]) -> str:
+    return (
+        "## Abstract\n\n"
+        f"Predicts from {WINDOW_DAYS} days of home readings whether a decline begins within {HORIZON_DAYS} days. "
+        f"Learnt and judged on {training['patients']} people with {training['onsets']} declines; people it has never "
+        f"seen: AUROC {metrics['auroc']:.3f} ({metrics['auroc_low']:.3f} to {metrics['auroc_high']:.3f}), calibration "
+        f"slope {metrics['calibration_slope']:.2f}."
+    )
+
+
+def _introduction(training: Mapping[str, Any]) -> str:
     made_up = (
         "\n\n**Trained on simulated people.** The figures below hold for the simulator and say nothing about real ones."
         if training["simulated"]
         else ""
     )
     return (
-        "## What it is for\n\n"
-        f"Wellness monitoring and change detection: from {WINDOW_DAYS} days of home readings ({readings}) it gives the "
-        f"probability of a decline in the next {HORIZON_DAYS} days, and the change from the person's own first days of "
-        "the week. A marked change is a reason to consider talking to your care team, and nothing more. It is for "
-        "adults who record their own readings; it names no condition and advises no action." + made_up
+        "## Introduction\n\n"
+        "**Background and purpose.** Wellness monitoring and change detection. A marked change is a reason to consider "
+        "talking to your care team, and nothing more. It is for adults who record their own readings; it names no "
+        "condition and advises no action.\n\n"
+        "**Objectives.** Develop and internally validate a prediction model; nothing here is an external validation."
+        + made_up
     )
 
 
-def _data(training: Mapping[str, Any]) -> str:
+def _methods(manifest: Manifest) -> str:
+    training, metrics = manifest.training, manifest.metrics
+    readings = ", ".join(f"{feature.name} ({feature.unit})" for feature in FEATURES)
     dropped = sum(training["dropped_values"].values())
     left_out = "; ".join(f"{reason}: {count}" for reason, count in training["left_out"].items()) or "none"
     parts = ", ".join(f"{name} {count}" for name, count in training["windows"].items())
     return (
-        "## Data and label\n\n"
-        f"- {training['patients']} people, {training['rows']} days of readings, {training['onsets']} declines\n"
-        f"- A week counts as positive by {training['label_rule']}\n"
-        f"- Windows: {parts}; no person is in two parts\n"
-        f"- Values outside the believable range, dropped: {dropped}\n"
-        f"- Windows left out: {left_out}\n"
-        "- Missing days and values stay missing; the model sees that they are"
+        "## Methods\n\n"
+        f"- **Data**: {training['patients']} people, {training['rows']} days of readings, {training['onsets']} "
+        "declines\n"
+        f"- **Participants**: weeks left out: {left_out}\n"
+        f"- **Data preparation**: values outside the believable range, dropped: {dropped}\n"
+        f"- **Outcome**: a week counts as positive by {training['label_rule']}\n"
+        f"- **Predictors**: {readings}, and each reading's distance from the person's own mean of the week\n"
+        f"- **Sample size**: windows: {parts}; no person is in two parts\n"
+        "- **Missing data**: missing days and values stay missing; the model sees that they are\n"
+        f"- **Analytical methods**: {_method(manifest)}\n"
+        "- **Class imbalance**: classes are not weighted, so probabilities are not distorted\n"
+        "- **Fairness**: figures by completeness and by usual severity below; the data carry no demographic group\n"
+        f"- **Model output**: a probability and a band; some change from {manifest.parameters['some_change_from']:.2f}"
+        f", marked change from {manifest.parameters['marked_change_from']:.2f}\n"
+        f"- **Training against evaluation**: {metrics['test_patients']} people were kept for evaluation alone; "
+        "intervals draw whole people"
+    )
+
+
+def _method(manifest: Manifest) -> str:
+    if "members" in manifest.training["config"]:
+        return "an ensemble of small LSTMs, weights averaged over the last half of the walk, calibrated (Platt)"
+    return "penalised logistic regression with a mask of what is missing"
+
+
+def _open_science(training: Mapping[str, Any]) -> str:
+    packages = ", ".join(f"{name} {version}" for name, version in training["packages"].items())
+    return (
+        "## Open science\n\n"
+        f"- Code revision {training['revision']}, SHA-256 of the code `{training['code_sha256']}`, seed "
+        f"{training['seed']}\n"
+        f"- Training data SHA-256 `{training['data_sha256']}`; they stay where they are\n"
+        f"- {packages}\n"
+        "- The same data, seed, code and machine give a model of the same digest"
+    )
+
+
+def _results(manifest: Manifest) -> str:
+    metrics = manifest.metrics
+    return "\n\n".join(
+        ("## Results (people it has never seen)", _performance(metrics), _baselines(metrics), _groups(metrics))
     )
 
 
 def _performance(metrics: Mapping[str, Any]) -> str:
     interval = f"({metrics['auroc_low']:.3f} to {metrics['auroc_high']:.3f})"
-    lines = [
-        "## How good it is (people it has never seen)",
-        "",
-        "| | |",
-        "|---|---|",
-        f"| AUROC, split by people | {metrics['auroc']:.3f} {interval} |",
-    ]
+    point, gap = metrics["operating_point"], metrics["row_random_gap"]
+    lines = ["| | |", "|---|---|", f"| AUROC, split by people | {metrics['auroc']:.3f} {interval} |"]
     if "auroc_within_patient" in metrics:
         judged = f"({metrics['within_patient_patients']} people)"
         lines.append(f"| AUROC within one person's weeks | {metrics['auroc_within_patient']:.3f} {judged} |")
+    if metrics["later_weeks"]:
+        later = metrics["later_weeks"]
+        told = f"{later['auroc']:.3f} ({later['auroc_low']:.3f} to {later['auroc_high']:.3f})"
+        lines.append(f"| AUROC in later weeks, learnt from earlier ones of the same people | {told} |")
     slope = f"{metrics['calibration_slope']:.2f} / {metrics['calibration_intercept']:.2f}"
-    gap = metrics["row_random_gap"]
     lines += [
+        f"| What a split by rows would have added (gradient boosting) | {gap['gap']:+.3f} |",
         f"| AUPRC (prevalence) | {metrics['auprc']:.3f} ({metrics['prevalence']:.3f}) |",
         f"| Calibration slope / intercept (ideal 1 / 0) | {slope} |",
         f"| Expected calibration error, Brier, log-loss | "
         f"{metrics['ece']:.4f}, {metrics['brier']:.4f}, {metrics['log_loss']:.4f} |",
-        f"| What a split by rows would have added (gradient boosting) | {gap['gap']:+.3f} |",
+        f"| Marked changes per 100 person-days | {point['alerts_per_100_patient_days']:.1f} |",
+        f"| Of these, followed by a decline | {point['ppv']:.0%} |",
+        f"| Declines with a marked change before them; median lead | {point['declines_with_a_mark']:.0%}; "
+        f"{point['median_lead_days']:.0f} days |",
+        f"| Net benefit there (marking everybody) | {point['net_benefit']:.4f} "
+        f"({point['net_benefit_of_marking_everybody']:.4f}) |",
+        f"| ONNX and what was trained differ by at most | {metrics['parity_error']:.1e} |",
     ]
     if "information_captured" in metrics:
         boosting = metrics["information_captured_by_baselines"]["hist_gradient_boosting"]
@@ -105,12 +156,7 @@ def _performance(metrics: Mapping[str, Any]) -> str:
 
 
 def _baselines(metrics: Mapping[str, Any]) -> str:
-    lines = [
-        "## Against simple baselines",
-        "",
-        "| baseline | AUROC | model's lead (95 % interval) |",
-        "|---|---|---|",
-    ]
+    lines = ["| baseline | AUROC | model's lead (95 % interval) |", "|---|---|---|"]
     for name, auroc in metrics["baselines"].items():
         gap = metrics["difference_from_baselines"][name]
         lead = f"{gap['value']:+.3f} ({gap['low']:+.3f} to {gap['high']:+.3f})"
@@ -118,26 +164,29 @@ def _baselines(metrics: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _bands(manifest: Manifest) -> str:
-    parameters, point = manifest.parameters, manifest.metrics["operating_point"]
-    return (
-        "## Bands\n\n"
-        f"- steady: score below {parameters['some_change_from']:.2f}\n"
-        f"- some change: from {parameters['some_change_from']:.2f}\n"
-        f"- marked change: from {parameters['marked_change_from']:.2f}; on unseen people that is "
-        f"{point['alerts_per_100_patient_days']:.1f} per 100 person-days, of which {point['ppv']:.0%} are followed by "
-        f"a decline; {point['sensitivity']:.0%} of the weeks before a decline are among them"
-    )
+def _groups(metrics: Mapping[str, Any]) -> str:
+    lines = ["| group | weeks | before a decline | AUROC | observed / expected |", "|---|---|---|---|---|"]
+    for group in metrics["subgroups"]:
+        told = "too few | |"
+        if "auroc" in group:
+            interval = f"({group['auroc_low']:.3f} to {group['auroc_high']:.3f})"
+            told = f"{group['auroc']:.3f} {interval} | {group['observed_over_expected']:.2f} |"
+        lines.append(f"| {group['group']} | {group['windows']} | {group['positives']} | {told}")
+    curve = ", ".join(f"{point['people']} people {point['auroc']:.3f}" for point in metrics["learning_curve"])
+    return "\n".join(lines) + f"\n\nLearning curve (AUROC on the same test people): {curve}."
 
 
-def _limits(metrics: Mapping[str, Any], training: Mapping[str, Any]) -> str:
+def _discussion(metrics: Mapping[str, Any], training: Mapping[str, Any]) -> str:
     lines = [
-        "## What it cannot do",
+        "## Discussion",
+        "",
+        "**Interpretation.** A score tells of association, not of cause.",
+        "",
+        "**Limitations.**",
         "",
         "- It sees seven days and four readings; it knows no history, age, medicine or condition.",
-        "- A score tells of association, not of cause.",
         "- Weeks during a decline, or just after one began, were not part of its training.",
-        "- It has not been examined for fairness between groups: the data carry no group.",
+        "- It has not been examined for fairness between demographic groups: the data carry none.",
     ]
     if training["label_source"] == "future-measurements":
         lines.append(
@@ -145,17 +194,14 @@ def _limits(metrics: Mapping[str, Any], training: Mapping[str, Any]) -> str:
         )
     if metrics["test_onset_patients"] < 30:
         lines.append(f"- Only {metrics['test_onset_patients']} people with a decline were left to judge it by.")
+    lines += ["", "**Usability.** Readings entered as they are; no more than 7 days; what is missing stays missing."]
     return "\n".join(lines)
 
 
-def _provenance(manifest: Manifest) -> str:
-    training = manifest.training
-    packages = ", ".join(f"{name} {version}" for name, version in training["packages"].items())
-    return (
-        "## Provenance\n\n"
-        f"- Made {manifest.created_at} in {training['minutes']:.1f} minutes, seed {training['seed']}, code revision "
-        f"{training['revision']}\n"
-        f"- Training data SHA-256 `{training['data_sha256']}`\n"
-        f"- {packages}\n"
-        f"- ONNX and what was trained differ by at most {manifest.metrics['parity_error']:.1e}"
+def _source_attributes(groups: Mapping[str, Mapping[str, str]]) -> str:
+    rows = "\n".join(
+        f"| {group} | {name} | {said.replace('|', '/')} |"
+        for group, told in groups.items()
+        for name, said in told.items()
     )
+    return f"## Source attributes (HTI-1)\n\n| | | |\n|---|---|---|\n{rows}"

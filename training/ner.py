@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,7 +28,9 @@ from training.ner_evaluation import fit_calibration, report, scores_and_hits
 from training.ner_export import Tagger, export
 from training.ner_fit import FitConfig, fit
 from training.progress import Progress, progress_bar, silent
+from training.provenance import cost_since
 from training.row_quantisation import quantise
+from training.unfinished import Unfinished, usual_folder
 
 MODEL_FILE: Final = "model.onnx"
 TOKENIZER_FILE: Final = "tokenizer.json"
@@ -43,6 +45,7 @@ class NerConfig:
     corpus: Path = corpus.CORPUS
     additional: tuple[Path, ...] = ()  # a site's own folders in the same format
     lines_at_most: int | None = None  # of each part; for trying things out
+    unfinished: Path | None = None  # a folder in which an interrupted run is kept
     # how serving reads long texts
     max_pieces: int = 256
     overlap: int = 64
@@ -58,6 +61,7 @@ class _Candidate:
     calibration: Calibration
     report: dict[str, Any]
     facts: dict[str, Any]
+    timing: dict[str, float]
 
 
 def train(config: NerConfig | None = None, progress: Progress = silent) -> StoredModel:
@@ -75,7 +79,9 @@ def make_model(folder: Path, config: NerConfig, progress: Progress = silent) -> 
     origin = encoder.find()
     tokenizer = encoder.tokenizer(origin)
     model = encoder.token_classifier(origin, LABELS, seed=config.fit.seed)
-    fit(model, lines.training, tokenizer, config.fit, progress)
+    decisive = {"corpus": lines.sha256, "lines": config.lines_at_most, "fit": asdict(config.fit)}
+    unfinished = Unfinished.of(config.unfinished, **decisive)
+    fit(model, lines.training, tokenizer, config.fit, progress, unfinished=unfinished)
     with tempfile.TemporaryDirectory() as name:
         progress("exporting", 0, 1)
         fp32, int8 = Path(name) / "fp32.onnx", Path(name) / "int8.onnx"
@@ -93,14 +99,15 @@ def make_model(folder: Path, config: NerConfig, progress: Progress = silent) -> 
         "served": chosen.path.stem,
         **{candidate.path.stem: candidate.facts for candidate in candidates},
     }
-    facts = ner_manifest.facts(lines, config.fit, minutes=(time.monotonic() - started) / 60)
+    facts = ner_manifest.facts(lines, config.fit)
     manifest = ner_manifest.make_manifest(
         chosen.calibration, metrics, facts, max_pieces=config.max_pieces, overlap=config.overlap
     )
     (folder / "model_card.md").write_text(ner_manifest.card(manifest), encoding="utf-8")
     text = json.dumps(metrics, indent=2, sort_keys=True, allow_nan=False)
     (folder / "metrics.json").write_text(f"{text}\n", encoding="utf-8")
-    return manifest
+    timing = {candidate.path.stem: candidate.timing for candidate in candidates}
+    return replace(manifest, run=cost_since(started) | timing)
 
 
 def _shortened(lines: Corpus, most: int | None) -> Corpus:
@@ -121,11 +128,11 @@ def _judge(path: Path, tagger: Tagger, lines: Corpus) -> _Candidate:
         "f1_relaxed": found["f1_relaxed"]["f1"],
         "ece": found["ece"],
         "ece_uncalibrated": raw["ece"],
+        "by_type": found["by_type"],
         "megabytes": round(path.stat().st_size / 1e6, 1),
-        "ms_12_pieces": tagger.milliseconds(12),
-        "ms_300_pieces": tagger.milliseconds(300),
     }
-    return _Candidate(path, calibration, found, facts)
+    timing = {"ms_12_pieces": tagger.milliseconds(12), "ms_300_pieces": tagger.milliseconds(300)}
+    return _Candidate(path, calibration, found, facts, timing)
 
 
 def _choose(fp32: _Candidate, int8: _Candidate, *, may_lose: float) -> _Candidate:
@@ -146,7 +153,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = parser.parse_args(arguments)
     try:
         with progress_bar() as progress:
-            stored = train(NerConfig(fit=FitConfig(seed=parsed.seed, epochs=parsed.epochs)), progress)
+            settings = FitConfig(seed=parsed.seed, epochs=parsed.epochs)
+            stored = train(NerConfig(fit=settings, unfinished=usual_folder()), progress)
     except SetupError as error:
         sys.stderr.write(f"{error}\n")
         return 1

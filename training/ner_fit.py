@@ -7,6 +7,7 @@ The clock and the disk stay outside; the same lines, config and thread count giv
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any, Final
 
 import numpy as np
@@ -18,6 +19,8 @@ from clinical.labelling import Ints
 from training.augmentation import Noise, Segment, disturb, from_segments, join, mentions_by_type, segments
 from training.corpus import MarkedLine, piece_labels
 from training.progress import Progress
+from training.unfinished import Unfinished
+from training.walk import Walk, WeightAverage
 
 IGNORED: Final = -100
 _FIRST_WORDPIECE: Final = 1996  # ids from here on are words and word parts; below are signs and single letters
@@ -141,43 +144,31 @@ def parameter_groups(model: Any, config: FitConfig) -> list[dict[str, Any]]:
     return groups
 
 
-class _Average:
-    """The mean of the weights over the last steps: steadier than where the walk ends (Izmailov et al. 2018)."""
+def fit(
+    model: Any,
+    lines: Sequence[MarkedLine],
+    tokenizer: Tokenizer,
+    config: FitConfig,
+    progress: Progress,
+    *,
+    unfinished: Unfinished | None = None,
+) -> None:
+    """Fine-tune `model` in place; it ends in evaluation mode.
 
-    def __init__(self, weights: Sequence[torch.Tensor]) -> None:
-        self._weights = weights
-        self._mean: list[torch.Tensor] = []
-        self._seen = 0
-
-    @torch.no_grad()
-    def add(self) -> None:
-        """Count the weights as they are now."""
-        self._seen += 1
-        if self._mean:
-            torch._foreach_lerp_(self._mean, list(self._weights), 1 / self._seen)
-        else:
-            self._mean = [weight.detach().clone() for weight in self._weights]
-
-    @torch.no_grad()
-    def apply(self) -> None:
-        """Put the mean in place of the weights."""
-        for weight, mean in zip(self._weights, self._mean, strict=bool(self._mean)):
-            weight.copy_(mean)
-
-
-def fit(model: Any, lines: Sequence[MarkedLine], tokenizer: Tokenizer, config: FitConfig, progress: Progress) -> None:
-    """Fine-tune `model` in place; it ends in evaluation mode."""
+    With `unfinished`, a run that was interrupted goes on after its last whole epoch.
+    """
     torch.manual_seed(config.seed)
     torch.set_num_threads(config.threads)
     draw = random.Random(config.seed + 1)
     maker = ExampleMaker(lines, tokenizer, config)
-    walk = [batch for _ in range(config.epochs) for batch in batches(maker.epoch(), config.batch_pieces, draw)]
+    epochs = [batches(maker.epoch(), config.batch_pieces, draw) for _ in range(config.epochs)]
+    ends = list(accumulate(len(epoch) for epoch in epochs))
     groups = parameter_groups(model, config)
     optimiser = torch.optim.AdamW(groups, weight_decay=config.weight_decay, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser,
         [group["lr"] for group in groups],
-        total_steps=len(walk) + 1,
+        total_steps=ends[-1] + 1,
         pct_start=config.warmup,
         anneal_strategy="cos",
         cycle_momentum=False,
@@ -185,18 +176,22 @@ def fit(model: Any, lines: Sequence[MarkedLine], tokenizer: Tokenizer, config: F
     )
     trained = [parameter for group in groups for parameter in group["params"]]
     loss_of = torch.nn.CrossEntropyLoss(ignore_index=IGNORED, label_smoothing=config.label_smoothing)
-    average = _Average(trained)
+    average, kept = WeightAverage(trained), unfinished or Unfinished()
+    walk = Walk(network=model, optimiser=optimiser, schedule=schedule, average=average)
     model.train()
-    for step, batch in enumerate(walk):
-        ids, mask, labels = padded(batch)
-        logits = model(input_ids=ids, attention_mask=mask).logits
-        loss_of(logits.view(-1, len(LABELS)), labels.view(-1)).backward()
-        torch.nn.utils.clip_grad_norm_(trained, config.clip_norm)
-        optimiser.step()
-        schedule.step()
-        optimiser.zero_grad()
-        if step >= config.average_from * len(walk):
-            average.add()
-        progress("fine-tuning", step + 1, len(walk))
+    for number in range(walk.take_up(kept), config.epochs):
+        for step, batch in enumerate(epochs[number], start=ends[number] - len(epochs[number])):
+            ids, mask, labels = padded(batch)
+            logits = model(input_ids=ids, attention_mask=mask).logits
+            loss_of(logits.view(-1, len(LABELS)), labels.view(-1)).backward()
+            torch.nn.utils.clip_grad_norm_(trained, config.clip_norm)
+            optimiser.step()
+            schedule.step()
+            optimiser.zero_grad()
+            if step >= config.average_from * ends[-1]:
+                average.add()
+            progress("fine-tuning", step + 1, ends[-1])
+        walk.keep(kept, number + 1)
     average.apply()
+    kept.done()
     model.eval()

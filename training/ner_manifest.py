@@ -3,13 +3,13 @@
 import platform
 from collections.abc import Mapping
 from dataclasses import asdict
-from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any, Final, get_args
 
 from clinical.entities import ENTITY_TYPES, LABELS, Assertion, Calibration
 from registry import store
 from registry.store import Manifest
+from training import provenance
 from training.corpus import Corpus, statistics
 from training.encoder import DISTRIBUTION, WEIGHTS_SHA256
 from training.ner_fit import FitConfig
@@ -23,7 +23,7 @@ SCHEMA: Final = "https://json-schema.org/draft/2020-12/schema"
 _ALWAYS: Final = ("SYMPTOM", "MEDICATION", "CONDITION")
 
 
-def facts(corpus: Corpus, config: FitConfig, *, minutes: float) -> dict[str, Any]:
+def facts(corpus: Corpus, config: FitConfig) -> dict[str, Any]:
     """Where a model came from."""
     parts = {"training": corpus.training, "calibration": corpus.calibration, "heldout": corpus.heldout}
     return {
@@ -34,18 +34,18 @@ def facts(corpus: Corpus, config: FitConfig, *, minutes: float) -> dict[str, Any
         "seed": config.seed,
         "config": asdict(config),
         "packages": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
-        "minutes": round(minutes, 2),
+        "revision": provenance.revision(),
+        "code_sha256": provenance.code_sha256(),
     }
 
 
 def make_manifest(
     calibration: Calibration, metrics: dict[str, Any], training: dict[str, Any], *, max_pieces: int, overlap: int
 ) -> Manifest:
-    """The manifest of a model made now."""
-    now = datetime.now(UTC)
+    """The manifest of a model; `run` is filled in when it is done."""
     return Manifest(
         name=NAME,
-        version=store.new_version(now),
+        version=store.new_version(),
         kind=KIND,
         task="token-classification",
         framework="onnxruntime",
@@ -70,7 +70,6 @@ def make_manifest(
             "graph": {"file": "model.onnx", "precision": metrics["served"]},
         },
         training=training,
-        created_at=now.isoformat(timespec="seconds"),
     )
 
 
@@ -115,7 +114,7 @@ def card(manifest: Manifest) -> str:
     metrics, training = manifest.metrics, manifest.training
     strict, relaxed = metrics["f1_strict"], metrics["f1_relaxed"]
     rows = "\n".join(_row(kind, found) for kind, found in metrics["by_type"].items())
-    return f"""# {manifest.name} {manifest.version}
+    return f"""# {manifest.name}
 
 Finds {", ".join(kind.lower() for kind in ENTITY_TYPES)} in English notes and posts, with exact places, a
 probability and an assertion (present, negated, possible, hypothetical, historical, family). For wellness monitoring: it
@@ -138,7 +137,7 @@ A score of 0.8 means right, type and both ends, in 8 of 10: expected calibration
 The encoder `{training["encoder"]["package"]}` (MiniLM, Apache-2.0; SHA-256 {training["encoder"]["sha256"]}),
 fine-tuned on {training["lines"]["training"]} lines written for this project, all people in them made up (SHA-256 of the
 corpus {training["corpus_sha256"]}). Scores calibrated on {training["lines"]["calibration"]} further lines.
-Seed {training["seed"]}, {training["minutes"]} minutes.
+Seed {training["seed"]}; code revision {training["revision"]}, SHA-256 {training["code_sha256"]}.
 
 ## What it cannot do
 English only. It sees no layout: tables and forms lose their columns. Severity, anatomy and vague spoken phrases are its
@@ -162,6 +161,5 @@ def _served(metrics: Mapping[str, Any]) -> str:
     )
     return (
         f"{verdict}: {fp32['f1_strict']:.3f} fp32 against {int8['f1_strict']:.3f} int8 ({lost:+.3f} lost), "
-        f"{fp32['megabytes']} MB against {int8['megabytes']} MB; 300 pieces on one thread {fp32['ms_300_pieces']} ms "
-        f"against {int8['ms_300_pieces']} ms, 12 pieces {fp32['ms_12_pieces']} ms against {int8['ms_12_pieces']} ms."
+        f"{fp32['megabytes']} MB against {int8['megabytes']} MB."
     )

@@ -17,15 +17,14 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
 from sqlalchemy import Engine
 
 from database.engine import open_engine
@@ -38,7 +37,7 @@ from training.background import typical_weeks
 from training.baselines import PROBABILISTIC, Scorer, Scores, fit_baselines
 from training.bayes_filter import BayesFilter, compare
 from training.checkpoint import save_checkpoint
-from training.convert_to_onnx import ConversionReport, convert_pytorch_to_onnx
+from training.convert_to_onnx import convert_pytorch_to_onnx
 from training.datasets import (
     CLEAR_DAYS,
     Dataset,
@@ -52,12 +51,12 @@ from training.datasets import (
 )
 from training.deterioration_fit import FitConfig, fit
 from training.deterioration_manifest import NAME, facts, make_manifest, rounded, stage_of
-from training.evaluation import calibration, discrimination, operating_point, row_random_gap
+from training.evaluation import calibration, discrimination, operating_point, row_random_gap, subgroups
 from training.progress import Progress, progress_bar, silent
+from training.provenance import cost_since
+from training.refits import Predict, Refit, curve_point, in_later_weeks, learning_curve
 from training.simulator import simulate
-
-Predict = Callable[[NDArray[np.float32]], NDArray[Any]]
-"""Windows float32[n, 7, 4] to probabilities [n]."""
+from training.unfinished import Unfinished, usual_folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +72,7 @@ class TrainingConfig:
     # the fresh simulated world on which a model of simulated data is held against the exact posterior
     ceiling_patients: int = 60
     ceiling_days: int = 60
+    unfinished: Path | None = None  # a folder in which an interrupted run is kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,29 +109,34 @@ def make_model(folder: Path, data: Engine | Rows, config: TrainingConfig, progre
     rows = read_rows(data, config, progress)
     dataset = build(rows.measurements, rows.outcomes)
     split = split_by_patient(dataset.windows, seed=config.fit.seed)
-    fitted = fit(split, config.fit, progress)
+    unfinished = Unfinished.of(config.unfinished, data=dataset.sha256, fit=asdict(config.fit))
+    fitted = fit(split, config.fit, progress, unfinished)
     predict = fitted.network.predict
     bands = bands_of(predict, split, config)
     metrics, scores = judge(
-        dataset, split, predict, threshold=bands["marked_change_from"], config=config, progress=progress
+        dataset,
+        split,
+        predict,
+        threshold=bands["marked_change_from"],
+        config=config,
+        progress=progress,
+        refit=lambda part: fit(part, config.fit, silent).network.predict,
     )
     progress("converting to ONNX", 0, 1)
     checkpoint = folder / f"{NAME}.safetensors"
     save_checkpoint(fitted.network, checkpoint)
-    metrics |= _conversion(convert_pytorch_to_onnx(checkpoint, checkpoint.with_suffix(".onnx")))
-    origin = facts(
-        dataset,
-        split,
-        seed=config.fit.seed,
-        config=asdict(config.fit),
-        minutes=(time.monotonic() - started) / 60,
-        epochs=fitted.epochs,
-        best_epoch=fitted.best_epoch,
-    )
+    conversion = convert_pytorch_to_onnx(checkpoint, checkpoint.with_suffix(".onnx"), thresholds=tuple(bands.values()))
+    metrics |= {
+        "parity_error": conversion.parity_error,
+        "decisions_changed": conversion.decisions_changed,
+        "validation_log_loss": fitted.validation_log_loss,
+    }
+    origin = facts(dataset, split, metrics, seed=config.fit.seed, config=asdict(config.fit))
     manifest = make_manifest(NAME, stage_of(dataset), bands, rounded(metrics), origin)
     progress("drawing the report", 0, 1)
     write_beside(folder, manifest, split, predict, scores)
-    return manifest
+    timing = {"torch_ms": conversion.torch_ms, "onnx_ms": conversion.onnx_ms, "onnx_speedup": conversion.speedup}
+    return replace(manifest, run=cost_since(started) | rounded(timing))
 
 
 def read_rows(data: Engine | Rows, config: TrainingConfig, progress: Progress) -> Rows:
@@ -173,12 +178,13 @@ def judge(
     threshold: float,
     config: TrainingConfig,
     progress: Progress,
+    refit: Refit,
     itself: str = "",
 ) -> tuple[dict[str, Any], dict[str, Scores]]:
     """All figures on the test patients, and on a fresh simulated world where the data are simulated.
 
-    Also gives the test windows' scores float64[n] by name, the model's own first. `itself` is left out of the
-    baselines.
+    Also gives the test windows' scores float64[n] by name, the model's own first. `refit` fits the same kind of model
+    on other parts; `itself` is left out of the baselines.
     """
     seed = config.fit.seed
     progress("fitting baselines", 0, 1)
@@ -192,10 +198,18 @@ def judge(
         "verdict": model_card.verdict(metrics),
         "operating_point": operating_point(split.test, probability.round(2), threshold),
         "row_random_gap": row_random_gap(split, boosting, seed=seed),
+        "subgroups": subgroups(split.test, probability, seed=seed),
         "test_patients": len(np.unique(split.test.patients)),
         "test_onset_patients": len(np.unique(split.test.patients[split.test.labels == 1])),
         "test_windows": len(split.test),
     }
+    progress("judging in later weeks", 0, 1)
+    metrics["later_weeks"] = in_later_weeks(dataset.windows, refit, seed=seed)
+    everybody = len(np.unique(split.train.patients))
+    metrics["learning_curve"] = [
+        *learning_curve(split, refit, progress, seed=seed),
+        curve_point(everybody, split.test, probability, seed=seed),
+    ]
     if dataset.simulated and dataset.label_source == "outcomes":
         progress("comparing with the exact posterior", 0, 1)
         metrics |= _against_ceiling(predict, baselines, config)
@@ -223,15 +237,6 @@ def _against_ceiling(predict: Predict, baselines: Mapping[str, Scorer], config: 
     }
 
 
-def _conversion(report: ConversionReport) -> dict[str, float]:
-    return {
-        "parity_error": report.parity_error,
-        "torch_ms": report.torch_ms,
-        "onnx_ms": report.onnx_ms,
-        "onnx_speedup": report.speedup,
-    }
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train on the database that DATABASE_URL names, or on CSV files, and print what was saved."""
     parser = argparse.ArgumentParser(description="Train the deterioration model and put it into the model store.")
@@ -244,7 +249,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="print tag, digest and metrics as JSON")
     parsed = parser.parse_args(arguments)
     try:
-        config = TrainingConfig(days=parsed.days, fit=FitConfig(seed=parsed.seed, epochs=parsed.epochs))
+        settings = FitConfig(seed=parsed.seed, epochs=parsed.epochs)
+        config = TrainingConfig(days=parsed.days, fit=settings, unfinished=usual_folder())
         with _data(parsed) as data, progress_bar() as progress:
             stored = train(data, config, progress)
     except SetupError as error:

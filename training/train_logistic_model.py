@@ -8,6 +8,7 @@ name of its own by the generic /predict: {"model_name": "deterioration_logistic"
 
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +21,7 @@ from training.convert_sklearn import convert_sklearn_to_onnx
 from training.datasets import build, split_by_patient
 from training.deterioration_manifest import facts, make_manifest, rounded, stage_of
 from training.progress import Progress, silent
+from training.provenance import cost_since
 from training.train_deterioration_model import Rows, TrainingConfig, bands_of, judge, read_rows, write_beside
 
 NAME: Final = "deterioration_logistic"
@@ -46,11 +48,18 @@ def make_model(folder: Path, data: Engine | Rows, config: TrainingConfig, progre
     bands = bands_of(model, split, config)
     threshold = bands["marked_change_from"]
     metrics, scores = judge(
-        dataset, split, model, threshold=threshold, config=config, progress=progress, itself=_ITSELF
+        dataset,
+        split,
+        model,
+        threshold=threshold,
+        config=config,
+        progress=progress,
+        refit=lambda part: fit_logistic(part.train),
+        itself=_ITSELF,
     )
     progress("converting to ONNX", 0, 1)
     metrics |= convert_sklearn_to_onnx(model, folder / f"{NAME}.onnx", threshold=threshold)
-    origin = facts(dataset, split, seed=config.fit.seed, config={"C": 0.1}, minutes=(time.monotonic() - started) / 60)
+    origin = facts(dataset, split, metrics, seed=config.fit.seed, config={"C": 0.1})
     manifest = make_manifest(NAME, stage_of(dataset), bands, rounded(metrics), origin)
     write_beside(folder, manifest, split, model, scores)
-    return manifest
+    return replace(manifest, run=cost_since(started))

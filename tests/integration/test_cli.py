@@ -61,7 +61,7 @@ def test_a_model_is_registered_approved_and_promoted_by_two_people(
     assert "their own" in acting("ann", "approve", tag, role="approver").stderr
     assert "FOLLOWUP_TOKEN" in followup("models", "approve", tag, **production).stderr
     assert acting("bob", "approve", tag, "--comment", "read the card", role="approver").returncode == 0
-    assert acting("bob", "promote", tag, role="approver").returncode == 0
+    assert acting("bob", "promote", tag, "--override", "a test", role="approver").returncode == 0
     assert "champion" in followup("models", "list", **production).stdout
     signed = json.loads(acting("eve", "signatures", tag, "--json", role="auditor").stdout)
     acts = [(act["meaning"], act["signer"], act["valid"]) for act in signed]

@@ -18,7 +18,7 @@ from database.tables import ModelSignature
 from errors import ModelNotLoaded, SetupError, UnknownModel
 from inference.deployments import Deployments
 from registry import catalog, store
-from registry.signatures import Signature, Signer, SigningKey, acts_on
+from registry.signatures import CHALLENGER, Signature, Signer, SigningKey, acts_on
 from registry.store import Manifest, StoredModel
 from runners.batching import Limits
 from runners.runner import Prediction
@@ -56,7 +56,9 @@ def save(tmp_path: Path) -> Iterator[Save]:
     """Saves a version of a model of this test's own."""
     name = f"constant_{uuid.uuid4().hex[:8]}"
 
-    def save(version: str, answer: str, *, stage: Any = "candidate", kind: str = "constant") -> StoredModel:
+    def save(
+        version: str, answer: str, *, stage: Any = "candidate", kind: str = "constant", **more: Any
+    ) -> StoredModel:
         folder = tmp_path / version
         folder.mkdir()
         (folder / "answer.txt").write_text(answer)
@@ -71,6 +73,7 @@ def save(tmp_path: Path) -> Iterator[Save]:
             input_schema={},
             output_schema={},
             cacheable=True,
+            **more,
         )
         return store.save(manifest, folder)
 
@@ -181,6 +184,32 @@ def test_an_experimental_version_cannot_become_champion(engine: Engine, save: Sa
         answer_now(engine, stored)
     with pytest.raises(UnknownModel), engine.begin() as connection:
         catalog.promote(connection, stored.manifest.name, "v9", by=APPROVER)
+
+
+def test_a_version_that_beats_no_baseline_needs_a_signed_reason(engine: Engine, save: Save) -> None:
+    stored = save("v1", "one", metrics={"beats_baselines": False})
+    name = stored.manifest.name
+    with engine.begin() as connection:
+        catalog.register(connection, stored, AUTHOR)
+        catalog.approve(connection, stored, APPROVER)
+    for no_reason in ("", "  "):
+        with pytest.raises(SetupError, match="not shown to be better"), engine.begin() as connection:
+            catalog.promote(connection, name, "v1", by=APPROVER, override=no_reason)
+    with pytest.raises(SetupError, match="not a reason"), engine.begin() as connection:
+        catalog.promote(connection, name, "v1", by=APPROVER, override=CHALLENGER)
+    with engine.begin() as connection:
+        catalog.promote(connection, name, "v1", by=APPROVER, alias="challenger")  # it answers nobody
+        catalog.promote(connection, name, "v1", by=APPROVER, override="the only one that explains itself")
+        (*_, act) = acts_on(connection, name, "v1")
+    assert (act.meaning, act.comment) == ("promoted", "the only one that explains itself")
+
+
+def test_two_versions_of_the_same_files_have_one_digest(save: Save) -> None:
+    first, second = save("v1", "one", run={"minutes": 1.5}), save("v2", "one", run={"minutes": 2.5})
+    assert first.digest == second.digest
+    assert (first.manifest.version, second.manifest.version) == ("v1", "v2")
+    assert (first.manifest.run, second.manifest.run) == ({"minutes": 1.5}, {"minutes": 2.5})
+    assert first.manifest.created_at
 
 
 def test_a_file_that_would_have_to_be_unpickled_is_not_stored(tmp_path: Path, save: Save) -> None:

@@ -10,7 +10,7 @@ import pytest
 from clinical.wellness import claims_in
 from training.datasets import Windows
 from training.deterioration_fit import FitConfig
-from training.evaluation_report import lead_times
+from training.evaluation import lead_times
 from training.simulator import simulate
 from training.train_deterioration_model import Rows, TrainingConfig
 from training.train_logistic_model import make_model
@@ -27,8 +27,8 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def test_it_has_every_figure_and_the_verdict_first(page: str) -> None:
-    assert page.count("<figure>") == 6
-    assert page.count("<svg") == page.count("</svg>") == page.count("<figcaption>") == 6
+    assert page.count("<figure>") == 8
+    assert page.count("<svg") == page.count("</svg>") == page.count("<figcaption>") == 8
     assert page.index('class="verdict"') < page.index("<table>")
     assert "the figures say nothing about real people" in page
     assert not claims_in(re.sub(r"<[^>]+>", " ", page), denials=True)
@@ -43,5 +43,5 @@ def test_lead_time_is_counted_from_the_first_mark_of_a_run() -> None:
     days = np.array([10, 11, 12, 30, 31, 32, 50], dtype=np.int64)
     labels = np.array([1, 1, 1, 1, 1, 1, 0], dtype=np.int8)
     windows = Windows(np.zeros((7, 7, 4), np.float32), labels, np.zeros(7, np.int64), days)
-    assert lead_times(windows, np.array([False, True, True, True, False, False, True])) == [2, 3]
-    assert lead_times(windows, np.zeros(7, dtype=bool)) == []
+    assert lead_times(windows, np.array([False, True, True, True, False, False, True])) == ([2, 3], 2)
+    assert lead_times(windows, np.zeros(7, dtype=bool)) == ([], 2)
