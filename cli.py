@@ -99,6 +99,9 @@ def deterioration(
     ] = None,
     seed: Seed = None,
     epochs: Epochs = None,
+    search: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Look for better settings first, by N fits (optuna).")
+    ] = 0,
     promote: Promote = False,
     as_json: Json = False,
 ) -> None:
@@ -115,7 +118,7 @@ def deterioration(
         raise SetupError("--label-sql asks the database; with --from-csv give --outcomes-csv.")
     rows = Rows.from_csv(from_csv, outcomes_csv, column or []) if from_csv else None
     query = label_sql.read_text(encoding="utf-8") if label_sql else None
-    config = TrainingConfig(days=days, label_query=query, unfinished=usual_folder())
+    config = TrainingConfig(days=days, label_query=query, search_trials=search, unfinished=usual_folder())
     config = replace(config, fit=replace(config.fit, **_given(seed=seed, epochs=epochs)))
     with registering(promote=promote) as register_stored, database() as engine, progress_bar() as progress:
         stored = train(rows or engine, config, progress)
@@ -179,8 +182,14 @@ def demo_data(
     days: Annotated[int, typer.Option(min=14, help="How many days of each, ending yesterday.")] = 90,
     seed: Annotated[int, typer.Option(help="Another seed, other people.")] = 7,
     replace: Annotated[bool, typer.Option("--replace", help="Replace simulated rows that are there already.")] = False,
+    report: Annotated[
+        Path | None, typer.Option(help="Write no rows, but a page: the simulated world beside real home monitoring.")
+    ] = None,
 ) -> None:
     """Fill patient_measurements and patient_outcomes from the simulator."""
+    if report is not None:
+        _simulator_report(report, patients, days, seed)
+        return
     from training.demo_data import load_demo_data
     from training.progress import progress_bar
 
@@ -191,6 +200,18 @@ def demo_data(
         f" to {loaded.last_day}",
         highlight=False,
     )
+
+
+def _simulator_report(target: Path, patients: int, days: int, seed: int) -> None:
+    from training.progress import progress_bar
+    from training.simulator_report import report
+
+    with progress_bar() as progress:
+        page, statistics = report(patients, days, seed=seed, progress=progress)
+    target.write_text(page, encoding="utf-8")
+    for each in statistics:
+        said = "" if each.fits else "  does not fit"
+        console.print(f"  {each.name}: {each.value:.2f}  (real: {each.low:g} to {each.high:g}){said}", highlight=False)
 
 
 def main() -> None:

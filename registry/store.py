@@ -61,7 +61,7 @@ class Manifest:
         """
         try:
             written = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-            return cls(**{**written, **of_this_version})
+            return cls(**{"version": "", **written, **of_this_version})
         except (OSError, ValueError, TypeError) as error:
             raise SetupError(f"The model in {folder} has no readable {MANIFEST}.") from error
 

@@ -72,6 +72,7 @@ class TrainingConfig:
     # the fresh simulated world on which a model of simulated data is held against the exact posterior
     ceiling_patients: int = 60
     ceiling_days: int = 60
+    search_trials: int = 0  # fits by which optuna looks for better settings; 0: none
     unfinished: Path | None = None  # a folder in which an interrupted run is kept
 
 
@@ -109,6 +110,12 @@ def make_model(folder: Path, data: Engine | Rows, config: TrainingConfig, progre
     rows = read_rows(data, config, progress)
     dataset = build(rows.measurements, rows.outcomes)
     split = split_by_patient(dataset.windows, seed=config.fit.seed)
+    searched: dict[str, Any] = {}
+    if config.search_trials:
+        from training.search import search  # optuna takes a second to load
+
+        found, searched["search"] = search(split, config.fit, config.search_trials, progress)
+        config = replace(config, fit=found)
     unfinished = Unfinished.of(config.unfinished, data=dataset.sha256, fit=asdict(config.fit))
     fitted = fit(split, config.fit, progress, unfinished)
     predict = fitted.network.predict
@@ -131,7 +138,7 @@ def make_model(folder: Path, data: Engine | Rows, config: TrainingConfig, progre
         "decisions_changed": conversion.decisions_changed,
         "validation_log_loss": fitted.validation_log_loss,
     }
-    origin = facts(dataset, split, metrics, seed=config.fit.seed, config=asdict(config.fit))
+    origin = facts(dataset, split, metrics, seed=config.fit.seed, config=asdict(config.fit)) | rounded(searched)
     manifest = make_manifest(NAME, stage_of(dataset), bands, rounded(metrics), origin)
     progress("drawing the report", 0, 1)
     write_beside(folder, manifest, split, predict, scores)
