@@ -132,10 +132,10 @@ def report(patients: int, days: int, *, seed: int, progress: Progress = silent) 
         ),
     ]
     body = (
-        "<p>People, days and declines here are made up. The ranges are those of real home monitoring (of gaps one "
-        "figure is known, a mean of 2.5 and a longest of about 20 days, and the range is a tolerance around it); how "
-        "a decline shows in the readings is the simulator's own invention, so figures of models in it say nothing about real "
-        "people.</p>"
+        "<p>People, days and declines here are made up. The ranges are those of real home monitoring; of gaps one "
+        "figure is known, a mean of 2.5 and a longest of about 20 days, and the range is a tolerance around it. How a "
+        "decline shows in the readings is the simulator's own invention, so figures of models in it say nothing about "
+        "real people.</p>"
         + table(("shape", "simulated", "real", "fits"), rows)
         + table(("the world", ""), ceiling)
         + "".join(figure(title, caption, draw) for title, caption, draw in plots)
