@@ -143,20 +143,64 @@ def logistic(seed: Seed = None, promote: Promote = False, as_json: Json = False)
     _show_metrics(stored, as_json, "verdict", "auroc", "auroc_within_patient", "calibration_slope")
 
 
-@train_app.command()
+ner_app = typer.Typer(help="The entity recogniser.", invoke_without_command=True)
+train_app.add_typer(ner_app, name="ner")
+
+
+@ner_app.callback()
 @explained
-def ner(seed: Seed = None, epochs: Epochs = None, promote: Promote = False, as_json: Json = False) -> None:
-    """Train the entity recogniser on the project's own corpus."""
+def ner(
+    context: typer.Context,
+    *,
+    corpus: Annotated[Path | None, typer.Option(help="A site's own annotated notes: a file or a folder.")] = None,
+    format_: Annotated[str, typer.Option("--format", help="brat, conll or inline.")] = "inline",
+    label: Annotated[list[str] | None, typer.Option(help="THEIRS=OURS; THEIRS= drops a label.")] = None,
+    alone: Annotated[bool, typer.Option("--alone", help="Learn from the site's notes only.")] = False,
+    seed: Seed = None,
+    epochs: Epochs = None,
+    promote: Promote = False,
+    as_json: Json = False,
+) -> None:
+    """Train the entity recogniser on the project's corpus, and on a site's own annotated notes where they are given."""
+    if context.invoked_subcommand:
+        return
     from dataclasses import replace
 
+    from training import site_corpus
     from training.ner import NerConfig, train
     from training.progress import progress_bar
     from training.unfinished import usual_folder
 
-    config = NerConfig(unfinished=usual_folder())
+    if corpus is None and (label or alone):
+        raise SetupError("--label and --alone go with --corpus.")
+    if format_ not in site_corpus.FORMATS:
+        raise SetupError(f"--format is one of {', '.join(site_corpus.FORMATS)}.")
+    site = site_corpus.read(corpus, format_, site_corpus.label_map(label or [])) if corpus else None
+    config = NerConfig(site=site, site_alone=alone, unfinished=usual_folder())
     with registering(promote=promote) as register_stored:
         with progress_bar() as progress:
             stored = train(replace(config, fit=replace(config.fit, **_given(seed=seed, epochs=epochs))), progress)
+        register_stored(stored)
+    _show_metrics(stored, as_json, "f1_strict", "f1_relaxed", "ece", "served", *(["site"] if site else []))
+
+
+@ner_app.command("import")
+@explained
+def import_ner(
+    *,
+    from_: Annotated[str, typer.Option("--from", help="A local folder, or a model hub's id where one can be reached.")],
+    label: Annotated[list[str] | None, typer.Option(help="THEIRS=OURS, or THEIRS=OURS,OURS.")] = None,
+    promote: Promote = False,
+    as_json: Json = False,
+) -> None:
+    """Serve a token classifier that somebody else trained, such as samrawal/bert-base-uncased_clinical-ner."""
+    from training.ner_import import import_model, targets
+    from training.progress import progress_bar
+
+    labels = targets(label or [])
+    with registering(promote=promote) as register_stored:
+        with progress_bar() as progress:
+            stored = import_model(from_, labels, progress)
         register_stored(stored)
     _show_metrics(stored, as_json, "f1_strict", "f1_relaxed", "ece", "served")
 

@@ -59,6 +59,7 @@ class SymptomAnalysisRequest(Body):
         min_length=1, max_length=20_000, examples=["Patient reports severe headache and nausea for 3 days"]
     )
     analysis_type: Literal["symptom_ner"] = "symptom_ner"
+    normalize: bool = Field(False, description="Also give each entity's codes: HPO, MeSH, ICD-10-CM, DrugBank.")
     patient_id: PatientId | None = None
     use_cache: bool = True
 
@@ -135,12 +136,19 @@ class PredictResponse(_Shown):
     metadata: MetadataShown
 
 
+class CodeShown(_Shown):
+    system: str
+    code: str
+    name: str
+
+
 class EntityShown(_Shown):
     text: str
     score: float = Field(ge=0, le=1)
     start: int = Field(description="First code point of the mention in the text.")
     end: int = Field(description="Code point after its last.")
     assertion: Literal["present", "negated", "possible", "hypothetical", "historical", "family"]
+    codes: list[CodeShown] | None = Field(None, description="Only where `normalize` was asked for.")
 
 
 class SymptomAnalysisResponse(_Shown):
@@ -162,12 +170,12 @@ class PeriodShown(_Shown):
 
 
 class WeekExplanationShown(_Shown):
-    """Exact Shapley values: `base` and each set of values add up to `score`."""
+    """Exact Shapley values: `base_value` and each set of values add up to `score`."""
 
     method: str
     score: float = Field(description="The score before it is rounded.")
-    base: float = Field(description="The model's mean score over the weeks compared with.")
-    features: dict[str, float]
+    base_value: float = Field(description="The model's mean score over the weeks compared with.")
+    values: dict[str, float] = Field(description="What each of the four readings adds.")
     days: list[float] = Field(description="Oldest first.")
     features_by_period: dict[str, PeriodShown]
     additivity_error: float

@@ -118,8 +118,8 @@ def explain_week(probabilities: Probabilities, window: Windows, background: Back
     return {
         "method": "exact Shapley values of groups of readings",
         "score": score,
-        "base": base,
-        "features": dict(zip(FEATURE_NAMES, features, strict=True)),
+        "base_value": base,
+        "values": dict(zip(FEATURE_NAMES, features, strict=True)),
         "days": days,
         "features_by_period": {
             name: {"earlier": before, f"last_{RECENT_DAYS}_days": after}

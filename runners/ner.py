@@ -5,10 +5,11 @@ text. Texts longer than the model reads at once are read in overlapping windows;
 batch, because padding a short one to a long one's length costs more than running them apart.
 """
 
+import json
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +18,7 @@ from tokenizers import Tokenizer
 
 from clinical import wellness
 from clinical.assertion import classify
+from clinical.codes import CodeBook
 from clinical.entities import (
     ENTITY_TYPES,
     Calibration,
@@ -28,6 +30,7 @@ from clinical.entities import (
     occlusion,
     windows,
 )
+from clinical.label_mapping import LabelMapping
 from clinical.labelling import Floats, LabelScheme
 from errors import FieldFault, InvalidInput, SetupError
 from runners.onnx_session import open_session
@@ -35,6 +38,8 @@ from runners.runner import Prediction
 
 MODEL_FILE: Final = "model.onnx"
 TOKENIZER_FILE: Final = "tokenizer.json"
+CODES_FILE: Final = "codes.json"
+MAPPING_FILE: Final = "label_mapping.json"  # where somebody else's labels are served
 LONGEST_TEXT: Final = 20_000
 ALWAYS_SHOWN: Final = ("SYMPTOM", "MEDICATION", "CONDITION")
 BATCH_PIECES: Final = 1024  # padded; more does not run faster on a core
@@ -44,6 +49,14 @@ _SPECIAL: Final = 2  # [CLS] and [SEP] around every window
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 _PIECES: Final = re.compile(r"[A-Za-z0-9]{1,4}|[^A-Za-z0-9\s]")  # signs and other scripts are a piece a character
 _SHORT_NOTE: Final = "Patient has fever and cough"
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """A text, and whether codes are wanted for what is found in it."""
+
+    text: str = field(repr=False)
+    normalize: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,40 +85,50 @@ class NerRunner:
             raise SetupError("The model's windows or its temperature make no sense.")
         self._tokenizer = _open_tokenizer(folder / TOKENIZER_FILE)
         self._special = _ids_of(self._tokenizer, "[CLS]", "[SEP]", "[PAD]", "[MASK]")
+        self._mapping = _open_mapping(folder / MAPPING_FILE) if (folder / MAPPING_FILE).exists() else None
+        self._source = parameters.get("source")
+        self._codes = _open_codes(folder / CODES_FILE) if (folder / CODES_FILE).exists() else None
         self._session = open_session(folder / MODEL_FILE, intra_op_threads=intra_op_threads)
 
-    def parse(self, input_data: Mapping[str, Any]) -> str:
-        """`{"text": …}` to the text. Raises InvalidInput."""
-        if not isinstance(input_data, Mapping) or input_data.keys() != {"text"}:
-            raise InvalidInput("The input must have a text and nothing else.", [FieldFault("", "needs exactly: text")])
-        text = input_data["text"]
+    def parse(self, input_data: Mapping[str, Any]) -> Note:
+        """`{"text": …, "normalize": false}` to a note. Raises InvalidInput."""
+        if not isinstance(input_data, Mapping) or not {"text"} <= input_data.keys() <= {"text", "normalize"}:
+            fault = FieldFault("", "needs: text; may have: normalize")
+            raise InvalidInput("The input must have a text, and at most normalize beside it.", [fault])
+        text, normalize = input_data["text"], input_data.get("normalize", False)
         rule = _broken_rule(text)
         if rule is not None:
             raise InvalidInput("The text cannot be read.", [FieldFault("/text", rule)])
-        return str(text)
+        if not isinstance(normalize, bool):
+            raise InvalidInput("normalize is yes or no.", [FieldFault("/normalize", "must be true or false")])
+        if normalize and self._codes is None:
+            fault = FieldFault("/normalize", "this version has no vocabularies")
+            raise InvalidInput("This version of the model gives no codes.", [fault])
+        return Note(str(text), normalize)
 
-    def canonical(self, item: str) -> Any:
+    def canonical(self, item: Note) -> Any:
         """The text itself: where it differs, offsets may."""
-        return item
+        return {"text": item.text, "normalize": True} if item.normalize else item.text
 
-    def cost(self, item: str) -> int:
+    def cost(self, item: Note) -> int:
         """About how many word pieces the text has, special tokens included."""
-        return len(_PIECES.findall(item)) + _SPECIAL
+        return len(_PIECES.findall(item.text)) + _SPECIAL
 
-    def run(self, items: Sequence[str]) -> Sequence[Prediction]:
+    def run(self, items: Sequence[Note]) -> Sequence[Prediction]:
         """Find and judge the entities of each text, in order."""
-        encodings = self._tokenizer.encode_batch(list(items), add_special_tokens=False)
-        pieces = [Pieces.of(text, encoding) for text, encoding in zip(items, encodings, strict=True)]
+        texts = [item.text for item in items]
+        encodings = self._tokenizer.encode_batch(texts, add_special_tokens=False)
+        pieces = [Pieces.of(text, encoding) for text, encoding in zip(texts, encodings, strict=True)]
         spans = [windows(len(one), self._size, self._overlap) for one in pieces]
         logits = self._logits(pieces, spans)
         return [
-            self._predict(text, one, join_windows(parts, where))
-            for text, one, parts, where in zip(items, pieces, logits, spans, strict=True)
+            self._predict(item, one, join_windows(parts, where))
+            for item, one, parts, where in zip(items, pieces, logits, spans, strict=True)
         ]
 
-    def explain(self, item: str) -> dict[str, Any]:
+    def explain(self, item: Note) -> dict[str, Any]:
         """For each entity the words that change its score most when they are hidden; see `occlusion`."""
-        pieces = Pieces.of(item, self._tokenizer.encode(item, add_special_tokens=False))
+        pieces = Pieces.of(item.text, self._tokenizer.encode(item.text, add_special_tokens=False))
         words = len(pieces.word_first)
         if words > LONGEST_EXPLAINED or len(pieces) > self._size:
             fault = FieldFault("/explain", f"is for texts of at most {LONGEST_EXPLAINED} words and {self._size} pieces")
@@ -121,7 +144,7 @@ class NerRunner:
             for at in range(0, len(read), size)
             for row in self._run_batch(read[at : at + size])[:, 1 : len(pieces) + 1]
         ]
-        found = occlusion(item, pieces, answers, self._scheme, self._calibration)
+        found = occlusion(item.text, pieces, answers, self._scheme, self._calibration)
         return {
             "method": "word occlusion",
             "entities": [
@@ -133,8 +156,8 @@ class NerRunner:
 
     def warm_up(self) -> None:
         """One short note, and one that needs several windows."""
-        self.run([_SHORT_NOTE])
-        self.run([" ".join([_SHORT_NOTE + "."] * (self._size // 4))])
+        self.run([Note(_SHORT_NOTE)])
+        self.run([Note(" ".join([_SHORT_NOTE + "."] * (self._size // 4)))])
 
     def _logits(self, pieces: Sequence[Pieces], spans: Sequence[Sequence[Span]]) -> list[list[Floats]]:
         """For each text its windows' float32[pieces, labels]."""
@@ -163,14 +186,21 @@ class NerRunner:
         output: Floats = self._session.run(None, {"input_ids": ids, "attention_mask": mask})[0]
         return output
 
-    def _predict(self, text: str, pieces: Pieces, logits: Floats) -> Prediction:
+    def _predict(self, item: Note, pieces: Pieces, logits: Floats) -> Prediction:
+        text = item.text
         found = decode(text, pieces, logits, self._scheme, self._calibration)
+        if self._mapping is not None:
+            kinds = [self._mapping.type_of(span.type, text[span.start : span.end]) for span in found]
+            found = [replace(span, type=kind) for span, kind in zip(found, kinds, strict=True)]
         entities = [
             Entity(span.type, text[span.start : span.end], span.start, span.end, span.score, assertion)
             for span, assertion in zip(found, classify(text, found), strict=True)
         ]
         confidence = round(sum(entity.score for entity in entities) / len(entities), 4) if entities else None
-        return Prediction({"entities": _by_type(entities)}, confidence)
+        result: dict[str, Any] = {"entities": _by_type(entities, self._codes if item.normalize else None)}
+        if self._mapping is not None:
+            result["source"] = {"model": self._source, "labels": self._mapping.targets}
+        return Prediction(result, confidence)
 
 
 def _weightiest(deltas: Floats, pieces: Pieces) -> list[dict[str, Any]]:
@@ -187,7 +217,7 @@ def _weightiest(deltas: Floats, pieces: Pieces) -> list[dict[str, Any]]:
     ]
 
 
-def _by_type(entities: Sequence[Entity]) -> dict[str, list[dict[str, Any]]]:
+def _by_type(entities: Sequence[Entity], codes: CodeBook | None) -> dict[str, list[dict[str, Any]]]:
     grouped: dict[str, list[dict[str, Any]]] = {kind: [] for kind in ALWAYS_SHOWN}
     for entity in sorted(entities, key=lambda one: ENTITY_TYPES.index(one.type) if one.type in ENTITY_TYPES else 99):
         grouped.setdefault(entity.type, []).append(
@@ -197,6 +227,7 @@ def _by_type(entities: Sequence[Entity]) -> dict[str, list[dict[str, Any]]]:
                 "start": entity.start,
                 "end": entity.end,
                 "assertion": entity.assertion,
+                **({} if codes is None else {"codes": [asdict(code) for code in codes.find(entity.type, entity.text)]}),
             }
         )
     return grouped
@@ -227,6 +258,20 @@ def _broken_rule(text: Any) -> str | None:
     if not text.isascii() and _SURROGATE.search(text):
         return "must not hold half of a surrogate pair"
     return None
+
+
+def _open_codes(path: Path) -> CodeBook:
+    try:
+        return CodeBook.of(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise SetupError(f"{path.name} cannot be read as a table of codes.") from error
+
+
+def _open_mapping(path: Path) -> LabelMapping:
+    try:
+        return LabelMapping.of(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise SetupError(f"{path.name} cannot be read as a label mapping.") from error
 
 
 def _open_tokenizer(path: Path) -> Tokenizer:

@@ -48,6 +48,7 @@ class MarkedLine:
     register: str
     source: str
     number: int
+    annotates: frozenset[str] = frozenset(ENTITY_TYPES)  # types that are absent where they are not marked
 
     @property
     def same_as(self) -> str:
@@ -88,14 +89,9 @@ class Corpus:
     sha256: str
 
 
-def load(folder: Path = CORPUS, *, additional: Sequence[Path] = ()) -> Corpus:
-    """Read the project's corpus and a site's own folders of the same format.
-
-    The project's own lines come last, so that its boundaries win. Raises SetupError with every fault found.
-    """
-    files = [
-        path for place in (*additional, folder) for path in sorted(place.glob("*.txt")) if path.name not in RESERVED
-    ]
+def load(folder: Path = CORPUS) -> Corpus:
+    """Read the project's corpus. Raises SetupError with every fault found."""
+    files = [path for path in sorted(folder.glob("*.txt")) if path.name not in RESERVED]
     reserved = [folder / CALIBRATION, folder / HELDOUT]
     if not files:
         raise SetupError(f"There is no training line: {folder} holds no .txt file but the reserved ones.")

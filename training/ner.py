@@ -9,6 +9,7 @@ The network is never reached. Some minutes on two cores.
 """
 
 import argparse
+import hashlib
 import json
 import sys
 import tempfile
@@ -22,14 +23,15 @@ from clinical.entities import LABELS, Calibration
 from errors import SetupError
 from registry import store
 from registry.store import Manifest, StoredModel
-from training import corpus, encoder, ner_manifest
+from training import code_sources, corpus, encoder, ner_manifest
 from training.corpus import Corpus, MarkedLine
-from training.ner_evaluation import fit_calibration, report, scores_and_hits
+from training.ner_evaluation import fit_calibration, report, scores_and_hits, site_report
 from training.ner_export import Tagger, export
 from training.ner_fit import FitConfig, fit
 from training.progress import Progress, progress_bar, silent
 from training.provenance import cost_since
 from training.row_quantisation import quantise
+from training.site_corpus import SiteCorpus
 from training.unfinished import Unfinished, usual_folder
 
 MODEL_FILE: Final = "model.onnx"
@@ -43,8 +45,10 @@ class NerConfig:
     fit: FitConfig = field(default_factory=FitConfig)
     # what is read
     corpus: Path = corpus.CORPUS
-    additional: tuple[Path, ...] = ()  # a site's own folders in the same format
+    site: SiteCorpus | None = None  # a site's own notes, learnt from first, so that the project's boundaries win
+    site_alone: bool = False  # learn from the site's notes only
     lines_at_most: int | None = None  # of each part; for trying things out
+    codes: bool = field(default_factory=code_sources.available)  # whether `normalize` can be asked for
     unfinished: Path | None = None  # a folder in which an interrupted run is kept
     # how serving reads long texts
     max_pieces: int = 256
@@ -62,6 +66,7 @@ class _Candidate:
     report: dict[str, Any]
     facts: dict[str, Any]
     timing: dict[str, float]
+    site: dict[str, Any] = field(default_factory=dict)
 
 
 def train(config: NerConfig | None = None, progress: Progress = silent) -> StoredModel:
@@ -75,7 +80,7 @@ def make_model(folder: Path, config: NerConfig, progress: Progress = silent) -> 
     """Write a model's files into `folder` and return its manifest. Raises as `train` does."""
     started = time.monotonic()
     progress("reading the corpus", 0, 1)
-    lines = _shortened(corpus.load(config.corpus, additional=config.additional), config.lines_at_most)
+    lines = _shortened(_with_site(corpus.load(config.corpus), config), config.lines_at_most)
     origin = encoder.find()
     tokenizer = encoder.tokenizer(origin)
     model = encoder.token_classifier(origin, LABELS, seed=config.fit.seed)
@@ -90,24 +95,52 @@ def make_model(folder: Path, config: NerConfig, progress: Progress = silent) -> 
         tokenizer.save(str(folder / TOKENIZER_FILE))
         progress("judging on held-out lines", 0, 1)
         candidates = [
-            _judge(path, Tagger(path, tokenizer, LABELS, max_pieces=config.max_pieces, overlap=config.overlap), lines)
+            _judge(
+                path,
+                Tagger(path, tokenizer, LABELS, max_pieces=config.max_pieces, overlap=config.overlap),
+                lines,
+                config.site,
+            )
             for path in (fp32, int8)
         ]
         chosen = _choose(*candidates, may_lose=config.int8_may_lose)
         chosen.path.rename(folder / MODEL_FILE)
     metrics = chosen.report | {
         "served": chosen.path.stem,
+        **({"site": chosen.site} if config.site else {}),
         **{candidate.path.stem: candidate.facts for candidate in candidates},
     }
     facts = ner_manifest.facts(lines, config.fit)
     manifest = ner_manifest.make_manifest(
-        chosen.calibration, metrics, facts, max_pieces=config.max_pieces, overlap=config.overlap
+        chosen.calibration,
+        metrics,
+        facts,
+        max_pieces=config.max_pieces,
+        overlap=config.overlap,
+        codes=_write_codes(folder, progress) if config.codes else {},
     )
     (folder / "model_card.md").write_text(ner_manifest.card(manifest), encoding="utf-8")
     text = json.dumps(metrics, indent=2, sort_keys=True, allow_nan=False)
     (folder / "metrics.json").write_text(f"{text}\n", encoding="utf-8")
     timing = {candidate.path.stem: candidate.timing for candidate in candidates}
     return replace(manifest, run=cost_since(started) | timing)
+
+
+def _write_codes(folder: Path, progress: Progress) -> dict[str, str]:
+    progress("making the tables of codes", 0, 1)
+    tables = code_sources.tables()
+    text = json.dumps(tables, separators=(",", ":"), ensure_ascii=False)
+    (folder / code_sources.FILE).write_text(text, encoding="utf-8")
+    sources: dict[str, str] = tables["sources"]
+    return sources
+
+
+def _with_site(lines: Corpus, config: NerConfig) -> Corpus:
+    if config.site is None:
+        return lines
+    training = config.site.training if config.site_alone else (*config.site.training, *lines.training)
+    both = hashlib.sha256(f"{config.site.sha256} {lines.sha256} {config.site_alone}".encode()).hexdigest()
+    return replace(lines, training=training, sha256=both)
 
 
 def _shortened(lines: Corpus, most: int | None) -> Corpus:
@@ -118,8 +151,8 @@ def _shortened(lines: Corpus, most: int | None) -> Corpus:
     )
 
 
-def _judge(path: Path, tagger: Tagger, lines: Corpus) -> _Candidate:
-    """Calibrate on the calibration lines, then measure on the held-out ones."""
+def _judge(path: Path, tagger: Tagger, lines: Corpus, site: SiteCorpus | None) -> _Candidate:
+    """Calibrate on the calibration lines, then measure on the held-out ones, and on those a site keeps."""
     calibration = fit_calibration(*scores_and_hits(lines.calibration, tagger(_texts(lines.calibration))))
     found = report(lines.heldout, tagger(_texts(lines.heldout), calibration))
     raw = report(lines.heldout, tagger(_texts(lines.heldout)))
@@ -132,7 +165,8 @@ def _judge(path: Path, tagger: Tagger, lines: Corpus) -> _Candidate:
         "megabytes": round(path.stat().st_size / 1e6, 1),
     }
     timing = {"ms_12_pieces": tagger.milliseconds(12), "ms_300_pieces": tagger.milliseconds(300)}
-    return _Candidate(path, calibration, found, facts, timing)
+    own = {} if site is None else site_report(site, tagger(_texts(site.kept), calibration))
+    return _Candidate(path, calibration, found, facts, timing, own)
 
 
 def _choose(fp32: _Candidate, int8: _Candidate, *, may_lose: float) -> _Candidate:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from clinical.entities import ENTITY_TYPES, Calibration, ScoredSpan
 from clinical.labelling import Floats
 from training.corpus import MarkedLine, Mention
+from training.site_corpus import SiteCorpus
 
 _BINS: Final = 10
 _RESAMPLES: Final = 1000
@@ -155,4 +156,20 @@ def report(lines: Sequence[MarkedLine], found: Sequence[Sequence[ScoredSpan]]) -
         },
         "ece": expected_calibration_error(scores, right),
         "lines": len(lines),
+    }
+
+
+def site_report(site: SiteCorpus, found: Sequence[Sequence[ScoredSpan]]) -> dict[str, Any]:
+    """F1 on the documents that a site keeps to judge by, over the types that it marks."""
+    seen = [[span for span in spans if span.type in site.types] for spans in found]
+    figures = {
+        "f1_strict": asdict(score(site.kept, seen)),
+        "f1_relaxed": asdict(score(site.kept, seen, relaxed=True)),
+    }
+    return {
+        **(figures if site.kept else {}),
+        "lines": {"training": len(site.training), "kept": len(site.kept)},
+        "types": sorted(site.types),
+        "marks_dropped": site.dropped,
+        "sha256": site.sha256,
     }

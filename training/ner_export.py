@@ -44,9 +44,9 @@ def export(model: Any, path: Path) -> None:
     """Write the fp32 graph and compare it with torch. Raises SetupError when they disagree."""
     model.eval()
     model.set_attn_implementation("eager")  # plain matrix products, which every runtime can fuse and quantise
-    sample = (torch.randint(1000, 20000, (2, 9)), torch.ones(2, 9, dtype=torch.int64))
+    sample = (torch.randint(model.config.vocab_size, (2, 9)), torch.ones(2, 9, dtype=torch.int64))
     sample[1][1, 5:] = 0
-    graph = _Graph(model)
+    graph = _Graph(model).eval()  # the exporter puts back the mode that it finds, dropout and all
     axes = {name: {0: "batch", 1: "pieces"} for name in (*INPUTS, OUTPUT)}
     with torch.inference_mode(), _exporter_is_quiet():
         torch.onnx.export(
@@ -75,8 +75,9 @@ def _exporter_is_quiet() -> Iterator[None]:
 def _check(graph: _Graph, path: Path) -> None:
     generator = torch.Generator().manual_seed(0)
     session = open_session(path)
-    for rows, length in ((1, 3), (3, 40), (2, 512)):
-        ids = torch.randint(1000, 20000, (rows, length), generator=generator)
+    config = graph.model.config
+    for rows, length in ((1, 3), (3, 40), (2, min(512, int(config.max_position_embeddings)))):
+        ids = torch.randint(config.vocab_size, (rows, length), generator=generator)
         mask = torch.ones_like(ids)
         mask[0, length // 2 + 1 :] = 0
         with torch.inference_mode():

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 
-from clinical.entities import LABELS, Pieces
+from clinical.entities import ENTITY_TYPES, LABELS, Pieces
 from clinical.labelling import Ints
 from training.augmentation import Noise, Segment, disturb, from_segments, join, mentions_by_type, segments
 from training.corpus import MarkedLine, piece_labels
@@ -23,6 +23,7 @@ from training.unfinished import Unfinished
 from training.walk import Walk, WeightAverage
 
 IGNORED: Final = -100
+_OUTSIDE: Final = LABELS.index("O")
 _FIRST_WORDPIECE: Final = 1996  # ids from here on are words and word parts; below are signs and single letters
 
 
@@ -54,10 +55,12 @@ class FitConfig:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """int64[pieces + 2] ids with the special tokens, and labels of the same shape, IGNORED at those two."""
+    """int64[pieces + 2] ids with the special tokens, labels of the same shape, IGNORED at those two, and the types that
+    are left open where nothing is marked: a bit for each of ENTITY_TYPES."""
 
     ids: Ints
     labels: Ints
+    left_open: int
 
 
 class ExampleMaker:
@@ -75,24 +78,22 @@ class ExampleMaker:
         """Every line once, in a new order, alone or in a note."""
         order = list(self._lines)
         self._draw.shuffle(order)
-        notes: list[list[Segment]] = []
+        notes: list[list[MarkedLine]] = []
         while order:
             if self._draw.random() < self._config.alone:
-                notes.append(self._row(order.pop()))
+                notes.append([order.pop()])
                 continue
             room = self._draw.randint(self._config.note_pieces // 4, self._config.note_pieces)
-            rows = []
-            while order and room > 0:
-                line = order.pop()
-                rows.append(self._row(line))
-                room -= len(line.text) // 4
-            notes.append(join(rows))
-        return [self._example(note) for note in notes]
+            notes.append([])
+            while order and room > 0 and _may_follow(notes[-1], order[-1]):
+                notes[-1].append(order.pop())
+                room -= len(notes[-1][-1].text) // 4
+        return [self._example(join([self._row(line) for line in note]), note[0].annotates) for note in notes]
 
     def _row(self, line: MarkedLine) -> list[Segment]:
         return disturb(segments(line), self._config.noise, self._others, self._draw)
 
-    def _example(self, note: Sequence[Segment]) -> Example:
+    def _example(self, note: Sequence[Segment], annotates: frozenset[str]) -> Example:
         text, mentions = from_segments(note)
         pieces = Pieces.of(text, self._tokenizer.encode(text, add_special_tokens=False))
         limit = 510
@@ -101,7 +102,13 @@ class ExampleMaker:
         cls, sep, mask = self._special
         hidden = np.array([self._draw.random() < self._config.masked for _ in ids], dtype=bool)
         ids[hidden & (ids >= _FIRST_WORDPIECE)] = mask
-        return Example(np.concatenate([[cls], ids, [sep]]), np.concatenate([[IGNORED], labels, [IGNORED]]))
+        bits = sum(1 << place for place, kind in enumerate(ENTITY_TYPES) if kind not in annotates)
+        return Example(np.concatenate([[cls], ids, [sep]]), np.concatenate([[IGNORED], labels, [IGNORED]]), bits)
+
+
+def _may_follow(note: Sequence[MarkedLine], line: MarkedLine) -> bool:
+    """A note holds lines that mark the same types."""
+    return not note or note[0].annotates == line.annotates
 
 
 def batches(examples: Sequence[Example], budget: int, draw: random.Random) -> list[list[Example]]:
@@ -130,6 +137,36 @@ def padded(batch: Sequence[Example]) -> tuple[torch.Tensor, torch.Tensor, torch.
         labels[row, : len(example.ids)] = example.labels
         mask[row, : len(example.ids)] = 1
     return torch.from_numpy(ids), torch.from_numpy(mask), torch.from_numpy(labels)
+
+
+class PartialLabelLoss:
+    """Cross-entropy, except where a type is left open: there "outside" is right, and so is every label of that type.
+
+    Marginal likelihood over the labels that may be true (partial-label learning, Jin and Ghahramani 2002).
+    """
+
+    def __init__(self, label_smoothing: float) -> None:
+        self._whole = torch.nn.CrossEntropyLoss(ignore_index=IGNORED, label_smoothing=label_smoothing)
+
+    def __call__(self, logits: torch.Tensor, labels: torch.Tensor, left_open: Sequence[int]) -> torch.Tensor:
+        """Mean loss of float32[batch, pieces, labels] logits and int64[batch, pieces] labels."""
+        loss: torch.Tensor
+        if not any(left_open):
+            loss = self._whole(logits.view(-1, len(LABELS)), labels.view(-1))
+            return loss
+        allowed = torch.zeros(len(left_open), len(LABELS), dtype=torch.bool)
+        for row, bits in enumerate(left_open):
+            allowed[row, _OUTSIDE] = True
+            for place, kind in enumerate(ENTITY_TYPES):
+                if bits >> place & 1:
+                    allowed[row, [LABELS.index(f"B-{kind}"), LABELS.index(f"I-{kind}")]] = True
+        scores = torch.log_softmax(logits, dim=-1)
+        right = torch.nn.functional.one_hot(labels.clamp(min=0), len(LABELS)).bool()
+        right |= (labels == _OUTSIDE).unsqueeze(-1) & allowed.unsqueeze(1)
+        told = scores.masked_fill(~right, -torch.inf).logsumexp(dim=-1)
+        counted = labels != IGNORED
+        loss = -(told * counted).sum() / counted.sum()
+        return loss
 
 
 def parameter_groups(model: Any, config: FitConfig) -> list[dict[str, Any]]:
@@ -175,7 +212,7 @@ def fit(
         final_div_factor=50,
     )
     trained = [parameter for group in groups for parameter in group["params"]]
-    loss_of = torch.nn.CrossEntropyLoss(ignore_index=IGNORED, label_smoothing=config.label_smoothing)
+    loss_of = PartialLabelLoss(config.label_smoothing)
     average, kept = WeightAverage(trained), unfinished or Unfinished()
     walk = Walk(network=model, optimiser=optimiser, schedule=schedule, average=average)
     model.train()
@@ -183,7 +220,8 @@ def fit(
         for step, batch in enumerate(epochs[number], start=ends[number] - len(epochs[number])):
             ids, mask, labels = padded(batch)
             logits = model(input_ids=ids, attention_mask=mask).logits
-            loss_of(logits.view(-1, len(LABELS)), labels.view(-1)).backward()
+            loss = loss_of(logits, labels, [example.left_open for example in batch])
+            loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(trained, config.clip_norm)
             optimiser.step()
             schedule.step()

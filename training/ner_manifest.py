@@ -1,7 +1,7 @@
 """What is written down about a NER model: its contract with callers, where it came from, and its card."""
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any, Final, get_args
@@ -40,9 +40,20 @@ def facts(corpus: Corpus, config: FitConfig) -> dict[str, Any]:
 
 
 def make_manifest(
-    calibration: Calibration, metrics: dict[str, Any], training: dict[str, Any], *, max_pieces: int, overlap: int
+    calibration: Calibration,
+    metrics: dict[str, Any],
+    training: dict[str, Any],
+    *,
+    max_pieces: int,
+    overlap: int,
+    labels: Sequence[str] = LABELS,
+    codes: Mapping[str, str] | None = None,
+    source: str | None = None,
 ) -> Manifest:
-    """The manifest of a model; `run` is filled in when it is done."""
+    """The manifest of a model; `run` is filled in when it is done.
+
+    `codes`: each vocabulary and where it came from. `source`: the name of a model that somebody else trained.
+    """
     return Manifest(
         name=NAME,
         version=store.new_version(),
@@ -56,7 +67,7 @@ def make_manifest(
         cacheable=True,
         metrics=metrics,
         parameters={
-            "labels": list(LABELS),
+            "labels": list(labels),
             "temperature": calibration.temperature,
             "bias": calibration.bias,
             "max_pieces": max_pieces,
@@ -67,6 +78,8 @@ def make_manifest(
                 "lowercase": True,
                 "special": ["[CLS]", "[SEP]"],
             },
+            "codes": dict(codes or {}),
+            **({"source": source} if source else {}),
             "graph": {"file": "model.onnx", "precision": metrics["served"]},
         },
         training=training,
@@ -78,7 +91,10 @@ def input_schema() -> dict[str, Any]:
     return {
         "$schema": SCHEMA,
         "type": "object",
-        "properties": {"text": {"type": "string", "minLength": 1, "maxLength": LONGEST_TEXT}},
+        "properties": {
+            "text": {"type": "string", "minLength": 1, "maxLength": LONGEST_TEXT},
+            "normalize": {"type": "boolean", "default": False},
+        },
         "required": ["text"],
         "additionalProperties": False,
     }
@@ -93,7 +109,18 @@ def output_schema() -> dict[str, Any]:
         "end": {"type": "integer", "minimum": 1},
         "assertion": {"enum": list(get_args(Assertion))},
     }
-    entity = {"type": "object", "properties": fields, "required": list(fields), "additionalProperties": False}
+    code = {
+        "type": "object",
+        "properties": {name: {"type": "string"} for name in ("system", "code", "name")},
+        "required": ["system", "code", "name"],
+        "additionalProperties": False,
+    }
+    entity = {
+        "type": "object",
+        "properties": {**fields, "codes": {"type": "array", "items": code}},  # where `normalize` was asked for
+        "required": list(fields),
+        "additionalProperties": False,
+    }
     entities = {
         "type": "object",
         "properties": {kind: {"type": "array", "items": entity} for kind in ENTITY_TYPES},
@@ -103,7 +130,10 @@ def output_schema() -> dict[str, Any]:
     return {
         "$schema": SCHEMA,
         "type": "object",
-        "properties": {"entities": entities},
+        "properties": {
+            "entities": entities,
+            "source": {"type": "object"},  # of an imported model: its name, and which types its labels stand for
+        },
         "required": ["entities"],
         "additionalProperties": False,
     }
@@ -142,6 +172,52 @@ Seed {training["seed"]}; code revision {training["revision"]}, SHA-256 {training
 ## What it cannot do
 English only. It sees no layout: tables and forms lose their columns. Severity, anatomy and vague spoken phrases are its
 weakest types. Assertion is by rules that see one sentence and its heading at a time.
+"""
+
+
+def imported_facts(
+    lines: Corpus, *, origin: str, weights_sha256: str | None, targets: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Where an imported model came from, and what it was calibrated and judged on."""
+    return {
+        "origin": origin,
+        "weights_sha256": weights_sha256,
+        "labels": dict(targets),
+        "corpus_sha256": lines.sha256,
+        "packages": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES[:-1]}},
+        "revision": provenance.revision(),
+        "code_sha256": provenance.code_sha256(),
+    }
+
+
+def imported_card(manifest: Manifest) -> str:
+    """The model card of a model that somebody else trained, in Markdown."""
+    metrics, training = manifest.metrics, manifest.training
+    strict = metrics["f1_strict"]
+    stands_for = "\n".join(f"- {label}: {' or '.join(kinds)}" for label, kinds in training["labels"].items())
+    rows = "\n".join(_row(kind, found) for kind, found in metrics["by_type"].items() if found["strict"]["mentions"])
+    return f"""# {manifest.name}, imported: {training["origin"]}
+
+A token classifier that was trained elsewhere; this project converted, calibrated and judged it. What it was made from
+is for its makers to say. For wellness monitoring: it sorts words, it judges nobody's health.
+
+## What its labels stand for here
+{stands_for}
+
+Where a label stands for two types, the mention's words choose, by how often they stand in either in this project's
+corpus.
+
+## How good it is on this project's held-out lines
+Types that its labels do not stand for are left out. Entity F1 **{strict["f1"]:.3f}** strict (95 % interval
+{strict["f1_low"]:.3f} to {strict["f1_high"]:.3f}), {metrics["f1_relaxed"]["f1"]:.3f} relaxed; expected calibration
+error {metrics["ece"]:.3f}. {metrics["served"]} is served.
+
+| type | strict F1 | 95 % interval | relaxed F1 | mentions |
+|---|---|---|---|---|
+{rows}
+
+## Provenance
+Weights SHA-256 {training["weights_sha256"]}; code revision {training["revision"]}.
 """
 
 

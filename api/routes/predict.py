@@ -57,7 +57,7 @@ async def symptom_analysis(system: System, admitted: Admitted) -> Response:
     body: SymptomAnalysisRequest = admitted.body
     request = PredictionRequest(
         model_name=SYMPTOM_MODEL,
-        input_data={"text": body.text},
+        input_data={"text": body.text} | ({"normalize": True} if body.normalize else {}),
         patient_id=body.patient_id,
         use_cache=body.use_cache,
     )

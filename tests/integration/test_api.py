@@ -96,8 +96,8 @@ def test_an_explained_week_adds_up_and_is_on_record(api: httpx.Client) -> None:
     assert answer.status_code == 200, answer.text
     told = answer.json()["explanation"]
     assert round(told["score"], 2) == answer.json()["risk"]["score"] == plain["risk"]["score"]
-    for values in (told["features"].values(), told["days"]):
-        assert abs(told["base"] + sum(values) - told["score"]) <= 1e-6
+    for values in (told["values"].values(), told["days"]):
+        assert abs(told["base_value"] + sum(values) - told["score"]) <= 1e-6
     assert len(told["background_sha256"]) == 64
     kept = api.get(f"/predictions/{answer.json()['prediction_id']}").json()
     assert kept["result"]["explanation"] == told

@@ -9,7 +9,7 @@ from jsonschema import Draft202012Validator
 
 from errors import InvalidInput, SetupError
 from registry.store import StoredModel
-from runners.ner import LONGEST_TEXT, NerRunner
+from runners.ner import LONGEST_TEXT, NerRunner, Note
 from training import corpus
 
 
@@ -63,7 +63,7 @@ def test_answers_carry_assertions(runner: NerRunner) -> None:
 
 def test_results_fit_the_manifests_schema(runner: NerRunner, ner_model: StoredModel) -> None:
     validator = Draft202012Validator(ner_model.manifest.output_schema)
-    for prediction in runner.run([line.text for line in corpus.load().heldout[:40]]):
+    for prediction in runner.run([Note(line.text) for line in corpus.load().heldout[:40]]):
         validator.validate(prediction.result)
         scores = [entity["score"] for kind in prediction.result["entities"].values() for entity in kind]
         assert (prediction.confidence is None) == (not scores)
@@ -72,13 +72,13 @@ def test_results_fit_the_manifests_schema(runner: NerRunner, ner_model: StoredMo
 
 
 def test_nothing_found_is_an_answer_without_confidence(runner: NerRunner) -> None:
-    (prediction,) = runner.run(["The meeting is on the second floor."])
+    (prediction,) = runner.run([Note("The meeting is on the second floor.")])
     assert prediction.result == {"entities": {"SYMPTOM": [], "MEDICATION": [], "CONDITION": []}}
     assert prediction.confidence is None
 
 
 def test_a_batch_answers_in_order_and_like_single_calls(runner: NerRunner) -> None:
-    lines = [line.text for line in corpus.load().heldout[:25]]
+    lines = [Note(line.text) for line in corpus.load().heldout[:25]]
     together = [_places(prediction.result) for prediction in runner.run(lines)]
     alone = [_places(runner.run([line])[0].result) for line in lines]
     agreeing = sum(len(one & two) for one, two in zip(together, alone, strict=True))
@@ -148,6 +148,8 @@ def test_every_entity_is_a_slice_of_what_was_sent(runner: NerRunner, parts: list
         {"text": None},
         {"text": ["fever"]},
         {"text": "fever", "more": 1},
+        {"text": "fever", "normalize": False, "more": 1},
+        {"normalize": True},
         {"txt": "fever"},
     ],
 )
@@ -165,21 +167,45 @@ def test_what_is_not_an_object_is_refused(runner: NerRunner) -> None:
 
 
 def test_texts_at_the_limits_are_taken(runner: NerRunner) -> None:
-    assert runner.parse({"text": "x"}) == "x"
-    assert len(runner.parse({"text": "é" * LONGEST_TEXT})) == LONGEST_TEXT
+    assert runner.parse({"text": "x"}) == Note("x")
+    assert len(runner.parse({"text": "é" * LONGEST_TEXT}).text) == LONGEST_TEXT
 
 
 def test_texts_of_nothing_the_tokenizer_knows_give_no_entities(runner: NerRunner) -> None:
-    found = runner.run(["\u200b\u200b", "\u0301", "Patient has fever"])
+    found = runner.run([Note("\u200b\u200b"), Note("\u0301"), Note("Patient has fever")])
     assert [len(prediction.result["entities"]["SYMPTOM"]) for prediction in found] == [0, 0, 1]
 
 
 def test_cost_grows_with_the_text(runner: NerRunner) -> None:
-    assert 1 <= runner.cost("x") < runner.cost("x" * 1000) < LONGEST_TEXT
+    assert 1 <= runner.cost(Note("x")) < runner.cost(Note("x" * 1000)) < LONGEST_TEXT
 
 
 def test_the_canonical_item_is_the_text_itself(runner: NerRunner) -> None:
     assert runner.canonical(runner.parse({"text": "Fever  here "})) == "Fever  here "
+
+
+def test_codes_come_where_they_are_asked_for(runner: NerRunner, ner_model: StoredModel) -> None:
+    text = "Patient has headache and hypertension, takes Tylenol"
+    plain, coded = runner.parse({"text": text, "normalize": False}), runner.parse({"text": text, "normalize": True})
+    assert runner.canonical(plain) != runner.canonical(coded)  # each has a place of its own in the cache
+    without, with_codes = runner.run([plain, coded])
+    Draft202012Validator(ner_model.manifest.output_schema).validate(with_codes.result)
+    assert "codes" not in without.result["entities"]["SYMPTOM"][0]
+    found = {
+        entity["text"]: {code["system"]: code["code"] for code in entity["codes"]}
+        for entities in with_codes.result["entities"].values()
+        for entity in entities
+    }
+    assert found["headache"]["HPO"] == "HP:0002315"
+    assert found["hypertension"]["HPO"] == "HP:0000822"
+    assert found["Tylenol"] == {"DrugBank": "DB00316"}
+
+
+@pytest.mark.parametrize("wanted", [1, "true", None, [True]])
+def test_normalize_is_yes_or_no(runner: NerRunner, wanted: object) -> None:
+    with pytest.raises(InvalidInput) as raised:
+        runner.parse({"text": "fever", "normalize": wanted})
+    assert [fault.pointer for fault in raised.value.faults] == ["/normalize"]
 
 
 @pytest.mark.parametrize("change", [{"labels": ["O"]}, {"overlap": 9999}, {"temperature": 0.0}, {"max_pieces": None}])

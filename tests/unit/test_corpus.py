@@ -84,12 +84,6 @@ def test_a_training_line_that_repeats_a_reserved_one_is_refused(tmp_path: Path, 
         load(folder)
 
 
-def test_a_sites_reserved_files_are_not_training_lines_either(tmp_path: Path) -> None:
-    site = written(tmp_path / "site", heldout="[gout](CONDITION)", own="[acne](CONDITION)")
-    found = load(small(tmp_path / "c"), additional=[site])
-    assert [line.text for line in found.training] == ["acne", "cough again"]
-
-
 def test_the_hash_follows_every_letter(tmp_path: Path) -> None:
     before = load(small(tmp_path / "c")).sha256
     assert load(small(tmp_path / "c")).sha256 == before

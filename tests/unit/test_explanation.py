@@ -83,13 +83,13 @@ def test_values_add_up_for_every_pattern_of_missing_readings(runner: Deteriorati
     for window in parity_windows(60, days=7, seed=2):
         found = runner.explain(window)
         parts = [
-            list(found["features"].values()),
+            list(found["values"].values()),
             found["days"],
             [value for part in found["features_by_period"].values() for value in part.values()],
         ]
         assert [len(part) for part in parts] == [4, 7, 8]
         for values in parts:
-            assert abs(found["base"] + sum(values) - found["score"]) <= 1e-6
+            assert abs(found["base_value"] + sum(values) - found["score"]) <= 1e-6
         assert found["additivity_error"] <= 1e-6
         moved = max(moved, *(abs(value) for value in parts[0]))
     assert moved > 0.01
@@ -102,7 +102,7 @@ def weeks(answer: Callable[[Any], Any], window: Any) -> dict[str, Any]:
 def test_a_model_of_one_reading_owes_all_to_it() -> None:
     window = np.arange(28, dtype=np.float32).reshape(7, 4)
     found = weeks(lambda asked: asked[:, 6, 2] / 100, window)
-    assert found["features"] == pytest.approx({name: 0.26 if name == FEATURE_NAMES[2] else 0 for name in FEATURE_NAMES})
+    assert found["values"] == pytest.approx({name: 0.26 if name == FEATURE_NAMES[2] else 0 for name in FEATURE_NAMES})
     assert found["days"] == pytest.approx([0] * 6 + [0.26])
     assert found["features_by_period"][FEATURE_NAMES[2]] == pytest.approx({"earlier": 0, "last_3_days": 0.26})
 
@@ -110,7 +110,7 @@ def test_a_model_of_one_reading_owes_all_to_it() -> None:
 def test_two_readings_that_act_together_share() -> None:
     window = np.full((7, 4), 10, dtype=np.float32)
     found = weeks(lambda asked: asked[:, 0, 0] * asked[:, 0, 1] / 1000, window)
-    assert list(found["features"].values()) == pytest.approx([0.05, 0.05, 0, 0])
+    assert list(found["values"].values()) == pytest.approx([0.05, 0.05, 0, 0])
 
 
 def test_without_a_background_there_is_no_explanation(folder: Path, tmp_path: Path) -> None:

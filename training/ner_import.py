@@ -1,0 +1,182 @@
+"""Serve a token classifier that somebody else trained: a local folder, or a model hub's id where a hub can be reached.
+
+    followup train ner import --from PATH_OR_HUB_ID
+
+Reads weights only (safetensors, or a .bin without code in it), a BERT-like fast tokenizer and the labels of
+`config.json`. Labels problem, treatment and test are mapped by themselves; others by --label. Scores are calibrated and
+the model is judged on this project's lines, over the types that its labels stand for.
+"""
+
+import hashlib
+import json
+import tempfile
+import time
+import warnings
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+from tokenizers import Tokenizer
+
+from clinical.entities import ENTITY_TYPES, ScoredSpan
+from clinical.label_mapping import LabelMapping, words_of
+from clinical.labelling import LabelScheme
+from errors import SetupError
+from registry import store
+from registry.store import Manifest, StoredModel
+from training import corpus, ner_manifest
+from training.corpus import MarkedLine
+from training.ner_evaluation import fit_calibration, report, scores_and_hits
+from training.ner_export import Tagger, export
+from training.progress import Progress, silent
+from training.provenance import cost_since
+from training.row_quantisation import quantise
+
+USUAL_TARGETS: Final[Mapping[str, tuple[str, ...]]] = {
+    "problem": ("SYMPTOM", "CONDITION"),
+    "treatment": ("MEDICATION", "PROCEDURE"),
+    "test": ("TEST",),
+}
+_MAPPING_FILE: Final = "label_mapping.json"
+_INT8_MAY_LOSE: Final = 0.01
+_OVERLAP: Final = 64
+
+
+def import_model(
+    origin: str, labels: Mapping[str, Sequence[str]] | None = None, progress: Progress = silent
+) -> StoredModel:
+    """Convert, calibrate, judge and save. Raises SetupError when the model cannot be used."""
+    with tempfile.TemporaryDirectory() as name:
+        manifest = make_model(Path(name), origin, labels or {}, progress)
+        return store.save(manifest, Path(name))
+
+
+def targets(pairs: Sequence[str]) -> dict[str, list[str]]:
+    """`THEIRS=OURS` or `THEIRS=OURS,OURS` pairs. Raises SetupError."""
+    found = {}
+    for pair in pairs:
+        theirs, equals, ours = pair.partition("=")
+        kinds = [kind for kind in ours.split(",") if kind]
+        if not theirs or not equals or not kinds or not set(kinds) <= set(ENTITY_TYPES):
+            raise SetupError(f"A label is mapped as THEIRS=OURS[,OURS], with OURS of {', '.join(ENTITY_TYPES)}.")
+        found[theirs] = kinds
+    return found
+
+
+def make_model(folder: Path, origin: str, labels: Mapping[str, Sequence[str]], progress: Progress = silent) -> Manifest:
+    """Write a model's files into `folder` and return its manifest. Raises as `import_model` does."""
+    started = time.monotonic()
+    progress("reading the model", 0, 1)
+    model, tokenizer = _load(origin)
+    theirs = [str(model.config.id2label[index]) for index in range(model.config.num_labels)]
+    scheme = _scheme(theirs)
+    chosen = {**USUAL_TARGETS, **labels}
+    unmapped = [kind for kind in scheme.types if kind not in chosen and kind not in ENTITY_TYPES]
+    if unmapped:
+        raise SetupError(f"Labels that are mapped to nothing: {', '.join(unmapped)}. Map each: --label THEIRS=OURS")
+    lines = corpus.load()
+    votes = _votes(lines.training)
+    mapping = LabelMapping({kind: list(chosen.get(kind, (kind,))) for kind in scheme.types}, votes)
+    with tempfile.TemporaryDirectory() as name:
+        progress("exporting", 0, 1)
+        fp32, int8 = Path(name) / "fp32.onnx", Path(name) / "int8.onnx"
+        export(model, fp32)
+        quantise(fp32, int8)
+        progress("judging on held-out lines", 0, 1)
+        size = min(int(model.config.max_position_embeddings), 256)
+        candidates = {
+            path.stem: _Judged(Tagger(path, tokenizer, theirs, max_pieces=size, overlap=_OVERLAP), mapping, lines)
+            for path in (fp32, int8)
+        }
+        lost = candidates["fp32"].f1 - candidates["int8"].f1
+        served = "int8" if lost <= _INT8_MAY_LOSE else "fp32"
+        (Path(name) / f"{served}.onnx").rename(folder / "model.onnx")
+    tokenizer.save(str(folder / "tokenizer.json"))
+    stored = {"targets": mapping.targets, "votes": votes}
+    (folder / _MAPPING_FILE).write_text(json.dumps(stored, ensure_ascii=False, sort_keys=True), encoding="utf-8")
+    found = candidates[served]
+    metrics = found.report | {"served": served} | {name: {"f1_strict": each.f1} for name, each in candidates.items()}
+    source = Path(origin).name
+    facts = ner_manifest.imported_facts(
+        lines, origin=source, weights_sha256=_weights_sha256(Path(origin)), targets=mapping.targets
+    )
+    manifest = ner_manifest.make_manifest(
+        found.calibration, metrics, facts, max_pieces=size, overlap=_OVERLAP, labels=theirs, source=source
+    )
+    (folder / "model_card.md").write_text(ner_manifest.imported_card(manifest), encoding="utf-8")
+    return replace(manifest, run=cost_since(started))
+
+
+def _weights_sha256(folder: Path) -> str | None:
+    """Of the first weights file of a local folder."""
+    files = sorted(file for file in folder.glob("*") if file.suffix in {".safetensors", ".bin"})
+    return hashlib.sha256(files[0].read_bytes()).hexdigest() if files else None
+
+
+def _load(origin: str) -> tuple[Any, Tokenizer]:
+    from transformers import AutoModelForTokenClassification, AutoTokenizer
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    local = Path(origin).is_dir()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            model = AutoModelForTokenClassification.from_pretrained(
+                origin, local_files_only=local, trust_remote_code=False
+            )
+            tokenizer = AutoTokenizer.from_pretrained(origin, local_files_only=local, trust_remote_code=False)
+    except Exception as error:  # every library underneath raises its own; none of them may end in a traceback
+        where = "The folder" if local else "The model hub cannot be reached, or its model"
+        raise SetupError(
+            f"{where} holds no token classifier with weights, a config.json and a fast tokenizer "
+            f"({type(error).__name__})."
+        ) from error
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None or any(backend.token_to_id(token) is None for token in ("[CLS]", "[SEP]", "[PAD]", "[MASK]")):
+        raise SetupError("The model's tokenizer is not of the BERT kind ([CLS], [SEP], [PAD], [MASK]).")
+    made: Tokenizer = Tokenizer.from_str(backend.to_str())
+    made.no_truncation()
+    made.no_padding()
+    return model.eval(), made
+
+
+def _scheme(labels: Sequence[str]) -> LabelScheme:
+    try:
+        return LabelScheme.of(labels)
+    except ValueError as error:
+        raise SetupError("The model's labels are not O, B-… and I-… of each type.") from error
+
+
+def _votes(lines: Sequence[MarkedLine]) -> dict[str, dict[str, int]]:
+    votes: dict[str, Counter[str]] = {kind: Counter() for kind in ENTITY_TYPES}
+    for line in lines:
+        for mention in line.mentions:
+            votes[mention.type].update(words_of(line.text[mention.start : mention.end]))
+    return {kind: dict(sorted(counts.items())) for kind, counts in votes.items()}
+
+
+class _Judged:
+    """A graph's calibration and figures on this project's lines, over the types its labels are mapped to."""
+
+    def __init__(self, tagger: Tagger, mapping: LabelMapping, lines: corpus.Corpus) -> None:
+        kinds = {kind for targets in mapping.targets.values() for kind in targets}
+
+        def own(part: Sequence[MarkedLine]) -> list[MarkedLine]:
+            return [replace(line, mentions=tuple(m for m in line.mentions if m.type in kinds)) for line in part]
+
+        def mapped(part: Sequence[MarkedLine], found: Sequence[Sequence[ScoredSpan]]) -> list[list[ScoredSpan]]:
+            return [
+                [replace(span, type=mapping.type_of(span.type, line.text[span.start : span.end])) for span in spans]
+                for line, spans in zip(part, found, strict=True)
+            ]
+
+        calibration, heldout = own(lines.calibration), own(lines.heldout)
+        raw = mapped(calibration, tagger([line.text for line in calibration]))
+        self.calibration = fit_calibration(*scores_and_hits(calibration, raw))
+        found = mapped(heldout, tagger([line.text for line in heldout], self.calibration))
+        self.report = report(heldout, found)
+        self.f1 = float(self.report["f1_strict"]["f1"])
