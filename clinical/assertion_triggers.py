@@ -36,11 +36,12 @@ def _words(table: str) -> frozenset[str]:
 
 _RELATIVES: Final = _words("""
     mother father mom mum mommy dad daddy brother sister aunt uncle cousin grandmother grandfather grandma grandpa
-    grandparents granddad gran nana son daughter husband wife niece nephew
+    grandparents granddad gran nan nana nanna papa pop stepmother stepfather son daughter husband wife niece nephew
 """)
 # Only with a possessive: "my kids", but not "112 children were randomized".
 _OWN_RELATIVES: Final = _words("""
-    kid kids child children parents parent sibling siblings brothers sisters spouse partner boyfriend girlfriend
+    kid kids child children parents parent sibling siblings brothers sisters aunts uncles cousins nephews nieces sons
+    daughters grandmothers grandfathers spouse partner boyfriend girlfriend
     friend twin relatives relative roommate coworker neighbor neighbour family
 """)
 _POSSESSIVES: Final = ("", "my", "his", "her", "their", "the", "a", "an", "patients", "our", "your")
@@ -54,14 +55,14 @@ _TELLING: Final = _words("""
 _ACCOMPANYING: Final = _words("with by per to tell told from for after ask asked called")
 
 _NEGATED: Final = """
-without | w / o | wo | denies | deny | denying | denies any | negative for | neg for | never | never had | absence of
-free of | lack of | lacks | lacking | nor | neither | none of | zero | no evidence of | no sign of | no signs of
-no history of | no hx of | no h / o | no known | no known history of | no suspicion of | no suspicion for
-no concern for | no concerns for | not suspicious for | not concerning for | not consistent with | not suggestive of
-fails to show | failed to show | failed to reveal | fails to reveal | unremarkable for | ruled out for | rules out
-rather than | as opposed to | never any | no more | dont think | doesnt think | do not think | not have | no c / o
-didnt find | did not find | did not show | didnt show | does not show | doesnt show | did not reveal
-not experiencing
+without | w / o | wo | denies | deny | denying | denies any | negative for | neg for | never | never had
+absence of | free of | free from | lack of | lacks | lacking | nor | neither | none of | zero | no evidence of
+no sign of | no signs of | no history of | no hx of | no h / o | no known | no known history of | no suspicion of
+no suspicion for | no concern for | no concerns for | not suspicious for | not concerning for | not consistent with
+not suggestive of | fails to show | failed to show | failed to reveal | fails to reveal | unremarkable for
+ruled out for | rules out | rather than | as opposed to | never any | no more | dont think | doesnt think
+do not think | not have | no c / o | didnt find | did not find | did not show | didnt show | does not show
+doesnt show | did not reveal | not experiencing | wouldnt call it | would not call it | wouldnt say
 """
 _NEGATED_VERB: Final = "not | dont | doesnt | didnt | havent | hasnt | hadnt | isnt | arent | wasnt | werent | aint"
 _NEGATED_EITHER: Final = """
@@ -76,20 +77,21 @@ not demonstrated | not there | nonexistent | never happened | never occurred | n
 _POSSIBLE: Final = """
 ? | possibly | probably | maybe | perhaps | suspect | suspects | suspecting | suspicious for | suspicion of
 suspicion for | concern for | concerning for | concerned for | concerns for | worrisome for | questionable
-question of | may be | might be | could be | may have | might have | could have | may represent | might represent
-could represent | suggestive of | suggests | suggesting | r / o | rule out | ruling out | to exclude | exclude
-evaluate for | evaluation for | eval for | workup for | work up for | work - up for | vs | versus
-differential includes | differential diagnosis includes | differential diagnosis | differential | ddx | presumed
-presumptive | consider | considering | cannot exclude | cant exclude | could not exclude | cannot rule out
-cant rule out | could not rule out | can not rule out | not exclude | unable to exclude | unable to rule out
-does not exclude | does not rule out | doesnt rule out | thought to be | thought to have | think its | thinks its
-thinks it is | think it is | thinks i have | think i have | thinks it might be | think it might be
-think i might have | i think | i guess | looks like | sounds like | appears to be | wonder if | wondering if
-wonders if | unsure if | not sure if | unclear if | wondering whether | not certain if | uncertain if | is it
-is this | could this be | could it be | can it be | might it be | equivocal for | doubt | doubts | to see if | see if
-check if | checking for | check for | testing for | tested for | whether | not sure whether | feels like
-indicative of | favor | favors | favored | working diagnosis of | provisional diagnosis of | potential | potentially
-seems like | seem to have | seems to have
+question of | may be | may well be | might well be | could well be | might be | could be | may have | might have
+could have | may represent | might represent | could represent | suggestive of | suggests | suggesting | r / o
+rule out | ruling out | to exclude | exclude | evaluate for | evaluation for | eval for | workup for | work up for
+work - up for | vs | versus | differential includes | differential diagnosis includes | differential diagnosis
+differential | ddx | presumed | presumptive | consider | considering | cannot exclude | cant exclude
+could not exclude | cannot rule out | cant rule out | could not rule out | can not rule out | not exclude
+unable to exclude | unable to rule out | does not exclude | does not rule out | doesnt rule out | thought to be
+thought to have | think its | thinks its | thinks it is | think it is | thinks i have | think i have
+thinks it might be | think it might be | think i might have | i think | i guess | looks like | sounds like
+appears to be | wonder if | wondering if | wonders if | unsure if | not sure if | unclear if | wondering whether
+not certain if | uncertain if | is it | is this | could this be | could it be | can it be | might it be
+equivocal for | doubt | doubts | to see if | see if | check if | checking for | check for | testing for | tested for
+whether | not sure whether | feels like | indicative of | consistent with but not diagnostic of | not diagnostic of
+favor | favors | favored | working diagnosis of | provisional diagnosis of | potential | potentially | seems like
+seem to have | seems to have
 """
 _POSSIBLE_EITHER: Final = """
 possible | likely | probable | suspected | unlikely | not likely | most likely | very likely | less likely | plausible
@@ -112,7 +114,7 @@ instructed on | worried about | worried i | worried that | worried he | worried 
 afraid i | afraid that | scared i | scared that | scared of | afraid of | fear of | fearful of | what if
 could develop | may develop | might develop | might get | could get | in the event of | whenever | precautions for
 to keep from | prevent any | seek care for | go to the er for | go to ed for | report any | notify for | call with
-at the first sign of | any sign of | any signs of
+at the first sign of | any sign of | any signs of | seek help for | seek help if | get help for | get checked for
 """
 _HYPOTHETICAL_LIST: Final = """
 risk of | risk for | risks of | risk factors for | at risk for | at risk of | to prevent | prevent | prevents
@@ -141,7 +143,9 @@ _HISTORICAL_EITHER: Final = "resolved | previously"
 _HISTORICAL_BACK: Final = """
 years ago | year ago | decades ago | decade ago | months ago | winters ago | summers ago | springs ago | falls ago
 seasons ago | last year | in the past | as a child | in childhood | as a teenager | as a teen | as a kid
-as an infant | as a baby | has resolved | have resolved | now resolved | since resolved | resolved completely
+as an infant | as a baby | has resolved | have resolved | cleared within | clears within | clearing within
+in full remission | in complete remission | in partial remission | stopped on its own | settled on its own
+cleared on its own | went on its own | healed on its own | now resolved | since resolved | resolved completely
 subsided | went away | gone away | cleared up | is gone | are gone | in <year> | in remission | in my twenties
 in his youth | in her youth | in college | in high school | is over | when i was little | when i was a kid
 back in <year> | long ago | ( <year> ) | , resolved | all gone | in her twenties | in his twenties
@@ -177,7 +181,8 @@ dont know if | not sure | not sure why | dont understand | could not | couldnt |
 will not | wont | wouldnt | gram negative | gram - negative | negative pressure | hiv negative | rh negative
 false negative | not doing well | not feeling well | doesnt work | didnt work | not working | without relief
 without improvement | without change | without success | without any relief | not the only | not until | nothing helps
-nothing helps with | history and physical | history was | family doctor | family physician | family practice
+nothing helps with | never leaves | never leave | never misses | never goes | never go
+history and physical | history was | family doctor | family physician | family practice
 family medicine | family meeting | family is | family at | family reports | host family | social history | as if
 even if | if any | if needed | if indicated | like no other | since childhood | prior to | previous to | former smoker
 prior authorization | previously healthy | previously well | previously reported | natural history of | not unusual

@@ -19,11 +19,11 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-from clinical.entities import LABELS, Calibration
+from clinical.entities import LABELS, Calibration, ScoredSpan
 from errors import SetupError
 from registry import store
 from registry.store import Manifest, StoredModel
-from training import code_sources, corpus, encoder, ner_manifest
+from training import code_sources, corpus, encoder, ner_manifest, ner_report
 from training.corpus import Corpus, MarkedLine
 from training.ner_evaluation import fit_calibration, report, scores_and_hits, site_report
 from training.ner_export import Tagger, export
@@ -66,6 +66,7 @@ class _Candidate:
     report: dict[str, Any]
     facts: dict[str, Any]
     timing: dict[str, float]
+    found: list[list[ScoredSpan]]  # in the held-out lines
     site: dict[str, Any] = field(default_factory=dict)
 
 
@@ -120,6 +121,8 @@ def make_model(folder: Path, config: NerConfig, progress: Progress = silent) -> 
         codes=_write_codes(folder, progress) if config.codes else {},
     )
     (folder / "model_card.md").write_text(ner_manifest.card(manifest), encoding="utf-8")
+    report_page = ner_report.page(manifest.name, metrics, lines.heldout, chosen.found)
+    (folder / store.REPORT_FILE).write_text(report_page, encoding="utf-8")
     text = json.dumps(metrics, indent=2, sort_keys=True, allow_nan=False)
     (folder / "metrics.json").write_text(f"{text}\n", encoding="utf-8")
     timing = {candidate.path.stem: candidate.timing for candidate in candidates}
@@ -154,7 +157,8 @@ def _shortened(lines: Corpus, most: int | None) -> Corpus:
 def _judge(path: Path, tagger: Tagger, lines: Corpus, site: SiteCorpus | None) -> _Candidate:
     """Calibrate on the calibration lines, then measure on the held-out ones, and on those a site keeps."""
     calibration = fit_calibration(*scores_and_hits(lines.calibration, tagger(_texts(lines.calibration))))
-    found = report(lines.heldout, tagger(_texts(lines.heldout), calibration))
+    spans = tagger(_texts(lines.heldout), calibration)
+    found = report(lines.heldout, spans)
     raw = report(lines.heldout, tagger(_texts(lines.heldout)))
     facts = {
         "f1_strict": found["f1_strict"]["f1"],
@@ -166,7 +170,7 @@ def _judge(path: Path, tagger: Tagger, lines: Corpus, site: SiteCorpus | None) -
     }
     timing = {"ms_12_pieces": tagger.milliseconds(12), "ms_300_pieces": tagger.milliseconds(300)}
     own = {} if site is None else site_report(site, tagger(_texts(site.kept), calibration))
-    return _Candidate(path, calibration, found, facts, timing, own)
+    return _Candidate(path, calibration, found, facts, timing, spans, own)
 
 
 def _choose(fp32: _Candidate, int8: _Candidate, *, may_lose: float) -> _Candidate:

@@ -86,7 +86,8 @@ def imported(elsewhere: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
 
 def test_it_answers_in_this_projects_types_and_says_what_they_stand_for(imported: tuple[Path, Any]) -> None:
     folder, manifest = imported
-    runner = NerRunner(folder, manifest.parameters)
+    # It knows eight words, so calibration on real lines rightly believes nothing of it; here it is taken at its word.
+    runner = NerRunner(folder, {**manifest.parameters, "temperature": 1.0, "bias": 0.0})
     text = "Patient has headache, diabetes and pneumonia. Took aspirin, had appendectomy. Creatinine was high."
     (prediction,) = runner.run([Note(text)])
     found = {kind: [entity["text"] for entity in entities] for kind, entities in prediction.result["entities"].items()}

@@ -35,7 +35,14 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[StoredModel, list[st
 def test_a_model_is_made_with_all_its_files(tiny: tuple[StoredModel, list[str]]) -> None:
     stored, said = tiny
     names = {path.name for path in stored.path.iterdir()}
-    assert {"metrics.json", "model.onnx", "model_card.md", "tokenizer.json"} == names
+    assert {
+        "codes.json",
+        "evaluation.html",
+        "metrics.json",
+        "model.onnx",
+        "model_card.md",
+        "tokenizer.json",
+    } == names
     assert {path.suffix for path in stored.path.iterdir()} <= ALLOWED_SUFFIXES
     assert {"reading the corpus", "fine-tuning", "exporting", "judging on held-out lines"} <= set(said)
 
@@ -67,7 +74,7 @@ def test_int8_that_loses_too_much_is_not_served(tiny: tuple[StoredModel, list[st
     from training.ner import _Candidate, _choose
 
     good, bad = ({"f1_strict": value} for value in (0.80, 0.785))
-    fp32, int8 = (_Candidate(Path(), None, {}, facts, {}) for facts in (good, bad))  # type: ignore[arg-type]
+    fp32, int8 = (_Candidate(Path(), None, {}, facts, {}, []) for facts in (good, bad))  # type: ignore[arg-type]
     assert _choose(fp32, int8, may_lose=0.01) is fp32
     assert _choose(fp32, int8, may_lose=0.02) is int8
 
