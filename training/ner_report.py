@@ -1,4 +1,4 @@
-"""One self-contained HTML page on a NER version: figures by type, what is taken for what, and every mistake in its text.
+"""One self-contained HTML page on a NER version: figures by type, what is taken for what, every mistake in its text.
 
 The texts are this project's held-out lines, whose people are made up. A site's own notes never reach the page: it is
 stored and served with the model.
@@ -23,7 +23,8 @@ _BINS: Final = 10
 _STYLE: Final = """
 .line{margin:.6rem 0;padding:.5rem .8rem;border-left:3px solid #ddd;white-space:pre-wrap}
 mark{background:none;border-radius:3px;padding:0 .15em} mark sub{font-size:.65em;color:#555;margin-left:.2em}
-.right{box-shadow:inset 0 -2px #3d7a4e} .missed{background:#f6d9d5} .extra{background:#fbeec2;outline:1px dashed #b35c1e}
+.right{box-shadow:inset 0 -2px #3d7a4e} .missed{background:#f6d9d5}
+.extra{background:#fbeec2;outline:1px dashed #b35c1e}
 """
 
 
