@@ -343,6 +343,7 @@ class ModelVersionDetail(ModelVersionShown):
     output_schema: dict[str, Any]
     training: dict[str, Any]
     model_card: str
+    report: str = Field(description="Where the page on this version is.")
 
 
 class ModelDetail(_Shown):

@@ -18,6 +18,7 @@ from training.datasets import SEVERITY, Split, Windows
 
 Scores = NDArray[np.float64]
 RESAMPLES: Final = 400
+SLOPE_RESAMPLES: Final = 100
 LEAST_DECLINES: Final = 10
 """Positive windows that a subgroup needs before it has figures."""
 _EPSILON: Final = 1e-7
@@ -30,6 +31,11 @@ class Interval:
     value: float
     low: float
     high: float
+
+
+def named(name: str, found: Interval) -> dict[str, float]:
+    """An interval as three metrics: name, name_low, name_high."""
+    return {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
 
 
 def logit(probability: NDArray[Any]) -> Scores:
@@ -67,20 +73,29 @@ def expected_calibration_error(labels: NDArray[Any], probability: Scores, *, bin
     return float(np.sum(gaps) / len(labels))
 
 
-def within_patient_auroc(test: Windows, score: Scores) -> tuple[float, int] | None:
+def within_patient_auroc(test: Windows, score: Scores, *, seed: int = 0) -> tuple[Interval, int] | None:
     """AUROC among the windows of one patient, averaged by pairs, and how many patients could be judged.
 
     This is the figure for change detection: it owes nothing to some patients being worse than others at all times.
     """
-    total, pairs, judged = 0.0, 0, 0
+    won, pairs = [], []
     for patient in np.unique(test.patients[test.labels == 1]):
         own = test.patients == patient
         positives = int(test.labels[own].sum())
         negatives = int(own.sum()) - positives
         if negatives:
-            total += positives * negatives * float(roc_auc_score(test.labels[own], score[own]))
-            pairs, judged = pairs + positives * negatives, judged + 1
-    return (total / pairs, judged) if pairs else None
+            pairs.append(positives * negatives)
+            won.append(pairs[-1] * float(roc_auc_score(test.labels[own], score[own])))
+    if not pairs:
+        return None
+    return ratio_with_interval(np.array(won), np.array(pairs, dtype=np.float64), seed=seed), len(pairs)
+
+
+def ratio_with_interval(part: Scores, whole: Scores, *, seed: int) -> Interval:
+    """sum(part) / sum(whole) of patients' sums float64[patients], with the interval of whole patients drawn anew."""
+    drawn = np.random.default_rng(seed).integers(len(whole), size=(RESAMPLES, len(whole)))
+    draws = part[drawn].sum(axis=1) / whole[drawn].sum(axis=1)
+    return interval(float(part.sum() / whole.sum()), draws)
 
 
 def bootstrap_aurocs(test: Windows, scores: Mapping[str, Scores], *, seed: int) -> Mapping[str, Scores]:
@@ -158,7 +173,7 @@ def discrimination(test: Windows, probability: Scores, baselines: Mapping[str, S
     differences = {
         name: interval(aurocs["network"] - aurocs[name], draws["network"] - draws[name]) for name in baselines
     }
-    within = within_patient_auroc(test, probability)
+    within = within_patient_auroc(test, probability, seed=seed)
     found: dict[str, Any] = {
         "auroc": own.value,
         "auroc_low": own.low,
@@ -170,15 +185,16 @@ def discrimination(test: Windows, probability: Scores, baselines: Mapping[str, S
         "beats_baselines": all(gap.low > 0 for gap in differences.values()),
     }
     if within is not None:
-        found |= {"auroc_within_patient": within[0], "within_patient_patients": within[1]}
+        found |= named("auroc_within_patient", within[0]) | {"within_patient_patients": within[1]}
     return found
 
 
-def calibration(test: Windows, probability: Scores) -> dict[str, float]:
-    """Slope and intercept (1 and 0 are ideal), expected calibration error, Brier score, log-loss and AUPRC."""
+def calibration(test: Windows, probability: Scores, *, seed: int = 0) -> dict[str, float]:
+    """Slope (with its interval) and intercept (1 and 0 are ideal), expected calibration error, Brier score, log-loss
+    and AUPRC."""
     slope, intercept = platt(logit(probability), test.labels)
     return {
-        "calibration_slope": slope,
+        **named("calibration_slope", interval(slope, _slopes(test, probability, seed=seed))),
         "calibration_intercept": intercept,
         "ece": expected_calibration_error(test.labels, probability),
         "brier": float(brier_score_loss(test.labels, probability)),
@@ -186,6 +202,25 @@ def calibration(test: Windows, probability: Scores) -> dict[str, float]:
         "auprc": float(average_precision_score(test.labels, probability)),
         "prevalence": float(test.labels.mean()),
     }
+
+
+def _slopes(test: Windows, probability: Scores, *, seed: int) -> Scores:
+    """float64[resamples] calibration slopes when whole patients are drawn anew; NaN for draws of one class."""
+    generator = np.random.default_rng(seed)
+    _, member = np.unique(test.patients, return_inverse=True)
+    patients = int(member.max()) + 1
+    logits = logit(probability).reshape(-1, 1)
+    found = []
+    for _ in range(SLOPE_RESAMPLES):
+        weight = np.bincount(generator.integers(patients, size=patients), minlength=patients)[member]
+        kept = weight > 0
+        if len(np.unique(test.labels[kept])) == 2:
+            model = LogisticRegression(C=np.inf, max_iter=1000)
+            model.fit(logits[kept], test.labels[kept], sample_weight=weight[kept])
+            found.append(float(model.coef_[0, 0]))
+        else:
+            found.append(float("nan"))
+    return np.array(found)
 
 
 def operating_point(test: Windows, probability: Scores, threshold: float) -> dict[str, float]:

@@ -124,13 +124,17 @@ def _performance(metrics: Mapping[str, Any]) -> str:
     point, gap = metrics["operating_point"], metrics["row_random_gap"]
     lines = ["| | |", "|---|---|", f"| AUROC, split by people | {metrics['auroc']:.3f} {interval} |"]
     if "auroc_within_patient" in metrics:
-        judged = f"({metrics['within_patient_patients']} people)"
+        low, high = metrics["auroc_within_patient_low"], metrics["auroc_within_patient_high"]
+        judged = f"({low:.3f} to {high:.3f}; {metrics['within_patient_patients']} people)"
         lines.append(f"| AUROC within one person's weeks | {metrics['auroc_within_patient']:.3f} {judged} |")
     if metrics["later_weeks"]:
         later = metrics["later_weeks"]
         told = f"{later['auroc']:.3f} ({later['auroc_low']:.3f} to {later['auroc_high']:.3f})"
         lines.append(f"| AUROC in later weeks, learnt from earlier ones of the same people | {told} |")
-    slope = f"{metrics['calibration_slope']:.2f} / {metrics['calibration_intercept']:.2f}"
+    slope = (
+        f"{metrics['calibration_slope']:.2f} ({metrics['calibration_slope_low']:.2f} to "
+        f"{metrics['calibration_slope_high']:.2f}) / {metrics['calibration_intercept']:.2f}"
+    )
     lines += [
         f"| What a split by rows would have added (gradient boosting) | {gap['gap']:+.3f} |",
         f"| AUPRC (prevalence) | {metrics['auprc']:.3f} ({metrics['prevalence']:.3f}) |",
@@ -147,8 +151,10 @@ def _performance(metrics: Mapping[str, Any]) -> str:
     ]
     if "information_captured" in metrics:
         boosting = metrics["information_captured_by_baselines"]["hist_gradient_boosting"]
+        low, high = metrics["information_captured_low"], metrics["information_captured_high"]
         lines += [
-            f"| Information captured of all there is in the simulated world | {metrics['information_captured']:.1%} |",
+            f"| Information captured of all there is in the simulated world | {metrics['information_captured']:.1%} "
+            f"({low:.1%} to {high:.1%}) |",
             f"| The same, by gradient boosting | {boosting:.1%} |",
             f"| Soft AUROC there, and its ceiling | {metrics['soft_auroc']:.3f}, {metrics['soft_auroc_ceiling']:.3f} |",
         ]

@@ -206,7 +206,7 @@ def fit(
         optimiser,
         [group["lr"] for group in groups],
         total_steps=ends[-1] + 1,
-        pct_start=config.warmup,
+        pct_start=max(config.warmup, 2 / (ends[-1] + 1)),  # a phase without a step would divide by zero
         anneal_strategy="cos",
         cycle_momentum=False,
         final_div_factor=50,

@@ -35,7 +35,7 @@ from training import csv_source, evaluation_report, model_card
 from training.background import FILE as BACKGROUND_FILE
 from training.background import typical_weeks
 from training.baselines import PROBABILISTIC, Scorer, Scores, fit_baselines
-from training.bayes_filter import BayesFilter, compare
+from training.bayes_filter import BayesFilter, compare, information_captured
 from training.checkpoint import save_checkpoint
 from training.convert_to_onnx import convert_pytorch_to_onnx
 from training.datasets import (
@@ -51,7 +51,7 @@ from training.datasets import (
 )
 from training.deterioration_fit import FitConfig, fit
 from training.deterioration_manifest import NAME, facts, make_manifest, rounded, stage_of
-from training.evaluation import calibration, discrimination, operating_point, row_random_gap, subgroups
+from training.evaluation import calibration, discrimination, named, operating_point, row_random_gap, subgroups
 from training.progress import Progress, progress_bar, silent
 from training.provenance import cost_since
 from training.refits import Predict, Refit, curve_point, in_later_weeks, learning_curve
@@ -199,7 +199,7 @@ def judge(
     progress("judging on unseen patients", 0, 1)
     probability = predict(split.test.values).astype(np.float64)
     metrics = discrimination(split.test, probability, baselines, seed=seed)
-    metrics |= calibration(split.test, probability)
+    metrics |= calibration(split.test, probability, seed=seed)
     boosting = metrics["baselines"]["hist_gradient_boosting"]
     metrics |= {
         "verdict": model_card.verdict(metrics),
@@ -228,11 +228,13 @@ def _against_ceiling(predict: Predict, baselines: Mapping[str, Scorer], config: 
     last_day = datetime.now(UTC).date()
     seed = 2**31 + config.fit.seed
     cohort = simulate(config.ceiling_patients, config.ceiling_days, seed=seed, last_day=last_day)
-    windows = build(list(cohort.measurement_rows()), list(cohort.outcome_rows())).windows.values
+    drawn = build(list(cohort.measurement_rows()), list(cohort.outcome_rows())).windows
+    windows = drawn.values
     exact = BayesFilter(clear_days_before=CLEAR_DAYS).posterior(windows)
-    found = compare(exact, predict(windows).astype(np.float64))
+    predicted = predict(windows).astype(np.float64)
+    found = compare(exact, predicted)
     return {
-        "information_captured": found.information_captured,
+        **named("information_captured", information_captured(exact, predicted, drawn.patients, seed=seed)),
         "soft_auroc": found.soft_auroc_model,
         "soft_auroc_ceiling": found.soft_auroc_ceiling,
         "soft_auroc_gap": found.soft_auroc_ceiling - found.soft_auroc_model,

@@ -99,6 +99,7 @@ def _detail(system: System, version: Registered) -> dict[str, Any]:
         "output_schema": version.output_schema,
         "training": version.training,
         "model_card": version.model_card,
+        "report": f"{BASE}/models/{version.name}/report?version={version.version}",
     }
 
 

@@ -167,7 +167,8 @@ def test_within_patient_auroc_owes_nothing_to_differences_between_patients() -> 
 
     found = within_patient_auroc(windows, between_only)
     assert found is not None
-    assert found[0] == pytest.approx(0.5)
+    assert found[0].value == pytest.approx(0.5)
+    assert 0 <= found[0].low <= found[0].value <= found[0].high <= 1
     assert found[1] == 2
     assert within_patient_auroc(windows.take(patients == 2), between_only[:0]) is None
 

@@ -8,7 +8,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from clinical.vitals import FEATURES
-from training.bayes_filter import BayesFilter, compare, soft_auroc
+from training.bayes_filter import BayesFilter, compare, information_captured, soft_auroc
 from training.datasets import CLEAR_DAYS, Windows, build
 from training.simulator import HISTORY_DAYS, ID_PREFIX, SOURCE, Cohort, Phase, World, simulate
 
@@ -129,3 +129,7 @@ def test_the_exact_posterior_captures_all_information_and_a_constant_none() -> N
     assert compare(exact, np.full(4, exact.mean())).information_captured == pytest.approx(0.0)
     assert compare(exact, exact[::-1]).information_captured < 0
     assert soft_auroc(exact, np.zeros(4)) == pytest.approx(0.5)
+    predicted = np.array([0.02, 0.02, 0.25, 0.6])
+    captured = information_captured(exact, predicted, np.array([1, 1, 2, 2]))
+    assert captured.value == pytest.approx(compare(exact, predicted).information_captured)
+    assert captured.low <= captured.value <= captured.high <= 1
