@@ -34,10 +34,10 @@ class FitConfig:
     seed: int = 17
     threads: int = 2
     # length of the walk
-    epochs: int = 5
+    epochs: int = 8  # 14 give 1.5 points more F1 and take 14 minutes
     batch_pieces: int = 384
     # optimiser
-    learning_rate: float = 8e-4
+    learning_rate: float = 6e-4
     head_learning_rate: float = 2e-3
     layer_decay: float = 0.85
     weight_decay: float = 0.01
