@@ -185,7 +185,7 @@ def test_the_canonical_item_is_the_text_itself(runner: NerRunner) -> None:
 
 
 def test_codes_come_where_they_are_asked_for(runner: NerRunner, ner_model: StoredModel) -> None:
-    text = "Patient has headache and hypertension, takes Tylenol"
+    text = "Patient reports severe headache for 3 days. He has hypertension and takes Tylenol."
     plain, coded = runner.parse({"text": text, "normalize": False}), runner.parse({"text": text, "normalize": True})
     assert runner.canonical(plain) != runner.canonical(coded)  # each has a place of its own in the cache
     without, with_codes = runner.run([plain, coded])
