@@ -166,9 +166,9 @@ def ner(
         return
     from dataclasses import replace
 
-    from training import site_corpus
-    from training.ner import NerConfig, train
+    from training.ner import site_corpus
     from training.progress import progress_bar
+    from training.train_ner_model import NerConfig, train
     from training.unfinished import usual_folder
 
     if corpus is None and (label or alone):
@@ -194,7 +194,7 @@ def import_ner(
     as_json: Json = False,
 ) -> None:
     """Serve a token classifier that somebody else trained, such as samrawal/bert-base-uncased_clinical-ner."""
-    from training.ner_import import import_model, targets
+    from training.ner.importing import import_model, targets
     from training.progress import progress_bar
 
     labels = targets(label or [])
@@ -234,7 +234,7 @@ def demo_data(
     if report is not None:
         _simulator_report(report, patients, days, seed)
         return
-    from training.demo_data import load_demo_data
+    from training.deterioration.demo_data import load_demo_data
     from training.progress import progress_bar
 
     with database() as engine, progress_bar() as progress:
@@ -247,8 +247,8 @@ def demo_data(
 
 
 def _simulator_report(target: Path, patients: int, days: int, seed: int) -> None:
+    from training.deterioration.simulator_report import report
     from training.progress import progress_bar
-    from training.simulator_report import report
 
     with progress_bar() as progress:
         page, statistics = report(patients, days, seed=seed, progress=progress)

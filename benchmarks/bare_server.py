@@ -20,8 +20,8 @@ from pydantic import BaseModel
 
 from clinical.entities import LABELS
 from clinical.vitals import FEATURE_NAMES
-from training import encoder
-from training.checkpoint import load_checkpoint
+from training.deterioration.checkpoint import load_checkpoint
+from training.ner import encoder
 
 
 class Note(BaseModel):

@@ -143,7 +143,7 @@ def _trained(name: str, *commands: list[str], environment: dict[str, str] | None
 @pytest.fixture(scope="session")
 def ner_model() -> StoredModel:
     """The real NER model, trained on the whole corpus."""
-    return _trained("clinical_ner", ["training.ner"])
+    return _trained("clinical_ner", ["training.train_ner_model"])
 
 
 @pytest.fixture(scope="session")

@@ -17,8 +17,8 @@ from skl2onnx.common.data_types import DoubleTensorType
 
 from clinical.vitals import FEATURES, WINDOW_DAYS
 from errors import SetupError
-from training.baselines import FlatLogistic
 from training.convert_to_onnx import INPUT, OPSET, OUTPUT, TOLERANCE, open_converted, parity_windows
+from training.deterioration.baselines import FlatLogistic
 
 _CELLS: Final = WINDOW_DAYS * len(FEATURES)
 _GATE_WINDOWS: Final = 4000

@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 
 from clinical.vitals import FEATURES
 from errors import SetupError
-from training.checkpoint import load_checkpoint
-from training.deterioration_network import DeteriorationNetwork
+from training.deterioration.checkpoint import load_checkpoint
+from training.deterioration.network import DeteriorationNetwork
 
 OPSET: Final = 17
 TOLERANCE: Final = 1e-6

@@ -31,14 +31,14 @@ from database.engine import open_engine
 from errors import SetupError
 from registry import store
 from registry.store import REPORT_FILE, Manifest, StoredModel
-from training import csv_source, evaluation_report, model_card
-from training.background import FILE as BACKGROUND_FILE
-from training.background import typical_weeks
-from training.baselines import PROBABILISTIC, Scorer, Scores, fit_baselines
-from training.bayes_filter import BayesFilter, compare, information_captured
-from training.checkpoint import save_checkpoint
 from training.convert_to_onnx import convert_pytorch_to_onnx
-from training.datasets import (
+from training.deterioration import csv_source, evaluation_report, model_card
+from training.deterioration.background import FILE as BACKGROUND_FILE
+from training.deterioration.background import typical_weeks
+from training.deterioration.baselines import PROBABILISTIC, Scorer, Scores, fit_baselines
+from training.deterioration.bayes_filter import BayesFilter, compare, information_captured
+from training.deterioration.checkpoint import save_checkpoint
+from training.deterioration.datasets import (
     CLEAR_DAYS,
     Dataset,
     Row,
@@ -49,13 +49,20 @@ from training.datasets import (
     read_outcomes_by,
     split_by_patient,
 )
-from training.deterioration_fit import FitConfig, fit
-from training.deterioration_manifest import NAME, facts, make_manifest, rounded, stage_of
-from training.evaluation import calibration, discrimination, named, operating_point, row_random_gap, subgroups
+from training.deterioration.evaluation import (
+    calibration,
+    discrimination,
+    named,
+    operating_point,
+    row_random_gap,
+    subgroups,
+)
+from training.deterioration.fit import FitConfig, fit
+from training.deterioration.manifest import NAME, facts, make_manifest, rounded, stage_of
+from training.deterioration.refits import Predict, Refit, curve_point, in_later_weeks, learning_curve
+from training.deterioration.simulator import simulate
 from training.progress import Progress, progress_bar, silent
 from training.provenance import cost_since
-from training.refits import Predict, Refit, curve_point, in_later_weeks, learning_curve
-from training.simulator import simulate
 from training.unfinished import Unfinished, usual_folder
 
 
@@ -112,7 +119,7 @@ def make_model(folder: Path, data: Engine | Rows, config: TrainingConfig, progre
     split = split_by_patient(dataset.windows, seed=config.fit.seed)
     searched: dict[str, Any] = {}
     if config.search_trials:
-        from training.search import search  # optuna takes a second to load
+        from training.deterioration.search import search  # optuna takes a second to load
 
         found, searched["search"] = search(split, config.fit, config.search_trials, progress)
         config = replace(config, fit=found)

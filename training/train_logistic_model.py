@@ -16,10 +16,10 @@ from sqlalchemy import Engine
 
 from registry import store
 from registry.store import Manifest, StoredModel
-from training.baselines import fit_logistic
 from training.convert_sklearn import convert_sklearn_to_onnx
-from training.datasets import build, split_by_patient
-from training.deterioration_manifest import facts, make_manifest, rounded, stage_of
+from training.deterioration.baselines import fit_logistic
+from training.deterioration.datasets import build, split_by_patient
+from training.deterioration.manifest import facts, make_manifest, rounded, stage_of
 from training.progress import Progress, silent
 from training.provenance import cost_since
 from training.train_deterioration_model import Rows, TrainingConfig, bands_of, judge, read_rows, write_beside

@@ -6,7 +6,7 @@ import pytest
 
 from database.engine import open_engine
 from errors import SetupError
-from training.datasets import BY_QUERY, read_outcomes_by
+from training.deterioration.datasets import BY_QUERY, read_outcomes_by
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ from clinical.label_mapping import LabelMapping
 from errors import SetupError
 from registry.store import ALLOWED_SUFFIXES
 from runners.ner import NerRunner, Note
-from training import corpus, encoder
-from training.ner_import import make_model, targets
+from training.ner import corpus, encoder
+from training.ner.importing import make_model, targets
 
 THEIRS = ("O", "B-problem", "I-problem", "B-test", "I-test", "B-treatment", "I-treatment")
 
@@ -162,7 +162,7 @@ def test_words_vote_for_a_type_and_a_label_without_a_mapping_stays() -> None:
 
 
 def test_the_projects_corpus_tells_symptoms_from_conditions() -> None:
-    from training.ner_import import USUAL_TARGETS, _votes
+    from training.ner.importing import USUAL_TARGETS, _votes
 
     lines = corpus.load()
     mapping = LabelMapping({label: list(kinds) for label, kinds in USUAL_TARGETS.items()}, _votes(lines.training))

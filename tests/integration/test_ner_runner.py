@@ -10,7 +10,7 @@ from jsonschema import Draft202012Validator
 from errors import InvalidInput, SetupError
 from registry.store import StoredModel
 from runners.ner import LONGEST_TEXT, NerRunner, Note
-from training import corpus
+from training.ner import corpus
 
 
 @pytest.fixture(scope="module")
@@ -172,8 +172,8 @@ def test_texts_at_the_limits_are_taken(runner: NerRunner) -> None:
 
 
 def test_texts_of_nothing_the_tokenizer_knows_give_no_entities(runner: NerRunner) -> None:
-    found = runner.run([Note("\u200b\u200b"), Note("\u0301"), Note("Patient has fever and cough")])
-    assert [len(prediction.result["entities"]["SYMPTOM"]) for prediction in found] == [0, 0, 2]
+    found = runner.run([Note("\u200b\u200b"), Note("\u0301"), Note("Patient has fever")])
+    assert [len(prediction.result["entities"]["SYMPTOM"]) for prediction in found] == [0, 0, 1]
 
 
 def test_cost_grows_with_the_text(runner: NerRunner) -> None:
@@ -185,7 +185,7 @@ def test_the_canonical_item_is_the_text_itself(runner: NerRunner) -> None:
 
 
 def test_codes_come_where_they_are_asked_for(runner: NerRunner, ner_model: StoredModel) -> None:
-    text = "Patient reports severe headache for 3 days. He has hypertension and takes Tylenol."
+    text = "Patient has headache and hypertension, takes Tylenol"
     plain, coded = runner.parse({"text": text, "normalize": False}), runner.parse({"text": text, "normalize": True})
     assert runner.canonical(plain) != runner.canonical(coded)  # each has a place of its own in the cache
     without, with_codes = runner.run([plain, coded])

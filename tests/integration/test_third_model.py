@@ -15,12 +15,12 @@ from registry.store import digest_of
 from runners.deterioration import DeteriorationRunner
 from tests.conftest import bearer
 from tests.server import BASE, Server
-from training.baselines import fit_logistic
 from training.convert_sklearn import convert_sklearn_to_onnx
 from training.convert_to_onnx import parity_windows
-from training.datasets import build, split_by_patient
-from training.deterioration_fit import FitConfig
-from training.simulator import simulate
+from training.deterioration.baselines import fit_logistic
+from training.deterioration.datasets import build, split_by_patient
+from training.deterioration.fit import FitConfig
+from training.deterioration.simulator import simulate
 from training.train_deterioration_model import Rows, TrainingConfig
 from training.train_logistic_model import NAME, make_model, train
 

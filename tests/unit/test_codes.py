@@ -10,7 +10,7 @@ import pytest
 
 from clinical.codes import CodeBook, term_key
 from errors import SetupError
-from training import code_sources
+from training.ner import code_sources
 
 
 @pytest.fixture(scope="module")

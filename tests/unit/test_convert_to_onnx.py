@@ -14,9 +14,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from errors import SetupError
-from training.checkpoint import save_checkpoint
 from training.convert_to_onnx import convert_pytorch_to_onnx, main, parity_windows
-from training.deterioration_network import DeteriorationNetwork, NetworkShape
+from training.deterioration.checkpoint import save_checkpoint
+from training.deterioration.network import DeteriorationNetwork, NetworkShape
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from clinical.entities import ENTITY_TYPES, LABELS, Pieces
 from errors import SetupError
-from training import corpus, encoder
-from training.augmentation import Noise, disturb, from_segments, mentions_by_type, segments
-from training.corpus import Fault, MarkedLine, Mention, load, parse, piece_labels, read, statistics
+from training.ner import corpus, encoder
+from training.ner.augmentation import Noise, disturb, from_segments, mentions_by_type, segments
+from training.ner.corpus import Fault, MarkedLine, Mention, load, parse, piece_labels, read, statistics
 
 
 def written(folder: Path, **files: str) -> Path:

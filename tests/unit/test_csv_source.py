@@ -9,9 +9,9 @@ import bentoml
 import pytest
 
 from errors import SetupError
-from training import csv_source
-from training.csv_source import Column, column_map, read_measurements, read_outcomes, refuse_strangers
-from training.simulator import simulate
+from training.deterioration import csv_source
+from training.deterioration.csv_source import Column, column_map, read_measurements, read_outcomes, refuse_strangers
+from training.deterioration.simulator import simulate
 from training.train_deterioration_model import main
 
 HEADER = (

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from errors import SetupError
-from training.datasets import CLEAR_DAYS, build, split_by_patient
-from training.simulator import simulate
+from training.deterioration.datasets import CLEAR_DAYS, build, split_by_patient
+from training.deterioration.simulator import simulate
 
 START = date(2026, 1, 1)
 Row = tuple[Any, ...]

@@ -12,14 +12,14 @@ from jsonschema import Draft202012Validator
 
 from clinical.wellness import BANDS, claims_in, notice
 from errors import SetupError
-from training.checkpoint import load_checkpoint, save_checkpoint
 from training.convert_to_onnx import parity_windows
-from training.datasets import Split, Windows, build, split_by_patient
-from training.deterioration_fit import FitConfig, calibrate, fit
-from training.deterioration_manifest import input_schema
-from training.deterioration_network import DeteriorationNetwork, NetworkShape
-from training.evaluation import logit, platt, rank_auroc, within_patient_auroc
-from training.simulator import simulate
+from training.deterioration.checkpoint import load_checkpoint, save_checkpoint
+from training.deterioration.datasets import Split, Windows, build, split_by_patient
+from training.deterioration.evaluation import logit, platt, rank_auroc, within_patient_auroc
+from training.deterioration.fit import FitConfig, calibrate, fit
+from training.deterioration.manifest import input_schema
+from training.deterioration.network import DeteriorationNetwork, NetworkShape
+from training.deterioration.simulator import simulate
 from training.train_deterioration_model import Rows, TrainingConfig, make_model
 
 QUICK = FitConfig(epochs=2, hidden=8, members=2)

@@ -14,10 +14,10 @@ from jsonschema import Draft202012Validator
 
 from errors import InvalidInput, SetupError
 from runners.deterioration import DeteriorationRunner, week_as_it_began
-from training.checkpoint import save_checkpoint
 from training.convert_to_onnx import convert_pytorch_to_onnx, parity_windows
-from training.deterioration_manifest import output_schema
-from training.deterioration_network import DeteriorationNetwork, NetworkShape
+from training.deterioration.checkpoint import save_checkpoint
+from training.deterioration.manifest import output_schema
+from training.deterioration.network import DeteriorationNetwork, NetworkShape
 
 PARAMETERS = {"some_change_from": 0.4, "marked_change_from": 0.55, "window_days": 7}
 DAY: dict[str, Any] = {

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from clinical.wellness import claims_in
-from training.datasets import Windows
-from training.deterioration_fit import FitConfig
-from training.evaluation import lead_times
-from training.simulator import simulate
+from training.deterioration.datasets import Windows
+from training.deterioration.evaluation import lead_times
+from training.deterioration.fit import FitConfig
+from training.deterioration.simulator import simulate
 from training.train_deterioration_model import Rows, TrainingConfig
 from training.train_logistic_model import make_model
 

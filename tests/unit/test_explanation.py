@@ -15,10 +15,10 @@ from errors import InvalidInput, SetupError
 from runners import explanation
 from runners.deterioration import DeteriorationRunner
 from runners.explanation import DAY_GAME, FEATURE_GAME, PERIOD_GAME, Background, Game, explain_week
-from training.background import FILE, typical_weeks
-from training.checkpoint import save_checkpoint
 from training.convert_to_onnx import convert_pytorch_to_onnx, parity_windows
-from training.deterioration_network import DeteriorationNetwork, NetworkShape
+from training.deterioration.background import FILE, typical_weeks
+from training.deterioration.checkpoint import save_checkpoint
+from training.deterioration.network import DeteriorationNetwork, NetworkShape
 
 BANDS = {"some_change_from": 0.4, "marked_change_from": 0.55}
 GAMES = {"features": FEATURE_GAME, "days": DAY_GAME, "periods": PERIOD_GAME}

@@ -3,9 +3,9 @@
 import re
 
 from clinical.entities import ENTITY_TYPES, ScoredSpan
-from training.corpus import MarkedLine, parse
-from training.ner_evaluation import report
-from training.ner_report import confusion, page
+from training.ner.corpus import MarkedLine, parse
+from training.ner.evaluation import report
+from training.ner.report import confusion, page
 
 
 def line(marked: str) -> MarkedLine:

@@ -12,11 +12,11 @@ from clinical.entities import LABELS, ScoredSpan
 from errors import SetupError
 from registry.store import ALLOWED_SUFFIXES, StoredModel, digest_of
 from runners.ner import NerRunner
-from training import encoder
-from training.corpus import MarkedLine, Mention
-from training.ner import NerConfig, make_model
-from training.ner_evaluation import expected_calibration_error, fit_calibration, relaxed_hits, score, strict_hits
-from training.ner_fit import FitConfig
+from training.ner import encoder
+from training.ner.corpus import MarkedLine, Mention
+from training.ner.evaluation import expected_calibration_error, fit_calibration, relaxed_hits, score, strict_hits
+from training.ner.fit import FitConfig
+from training.train_ner_model import NerConfig, make_model
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def test_the_stored_model_is_served_within_its_schemas(tiny: tuple[StoredModel, 
 
 
 def test_int8_that_loses_too_much_is_not_served(tiny: tuple[StoredModel, list[str]]) -> None:
-    from training.ner import _Candidate, _choose
+    from training.train_ner_model import _Candidate, _choose
 
     good, bad = ({"f1_strict": value} for value in (0.80, 0.785))
     fp32, int8 = (_Candidate(Path(), None, {}, facts, {}, []) for facts in (good, bad))  # type: ignore[arg-type]

@@ -7,12 +7,12 @@ import pytest
 
 from clinical.vitals import HORIZON_DAYS, WINDOW_DAYS
 from errors import SetupError
-from training.baselines import fit_logistic
-from training.datasets import Windows, build, split_by_patient
-from training.evaluation import net_benefit, subgroups
+from training.deterioration.baselines import fit_logistic
+from training.deterioration.datasets import Windows, build, split_by_patient
+from training.deterioration.evaluation import net_benefit, subgroups
+from training.deterioration.refits import in_later_weeks, learning_curve, temporal_split
+from training.deterioration.simulator import simulate
 from training.progress import silent
-from training.refits import in_later_weeks, learning_curve, temporal_split
-from training.simulator import simulate
 
 
 @pytest.fixture(scope="module")

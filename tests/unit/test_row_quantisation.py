@@ -8,7 +8,7 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from training.row_quantisation import quantise
+from training.ner.row_quantisation import quantise
 
 TABLE, DEPTH, WIDTH = 5000, 64, 48
 

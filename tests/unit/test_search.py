@@ -4,11 +4,11 @@ from dataclasses import asdict
 from datetime import date
 from pathlib import Path
 
-from training.datasets import build, split_by_patient
-from training.deterioration_fit import FitConfig, fit
+from training.deterioration.datasets import build, split_by_patient
+from training.deterioration.fit import FitConfig, fit
+from training.deterioration.search import search
+from training.deterioration.simulator import simulate
 from training.progress import silent
-from training.search import search
-from training.simulator import simulate
 from training.train_deterioration_model import Rows, TrainingConfig, make_model
 
 QUICK = FitConfig(epochs=2, hidden=8, members=1)

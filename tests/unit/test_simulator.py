@@ -8,9 +8,9 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from clinical.vitals import FEATURES
-from training.bayes_filter import BayesFilter, compare, information_captured, soft_auroc
-from training.datasets import CLEAR_DAYS, Windows, build
-from training.simulator import HISTORY_DAYS, ID_PREFIX, SOURCE, Cohort, Phase, World, simulate
+from training.deterioration.bayes_filter import BayesFilter, compare, information_captured, soft_auroc
+from training.deterioration.datasets import CLEAR_DAYS, Windows, build
+from training.deterioration.simulator import HISTORY_DAYS, ID_PREFIX, SOURCE, Cohort, Phase, World, simulate
 
 LAST = date(2026, 3, 31)
 

@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 
 from cli import app
 from clinical.wellness import claims_in
-from training.simulator import Cohort, simulate
-from training.simulator_report import gaps, intraclass_correlation, statistics, within_patient_lag_1
+from training.deterioration.simulator import Cohort, simulate
+from training.deterioration.simulator_report import gaps, intraclass_correlation, statistics, within_patient_lag_1
 
 DAY = date(2026, 3, 31)
 

@@ -8,11 +8,11 @@ import torch
 
 from clinical.entities import ENTITY_TYPES, LABELS
 from errors import SetupError
-from training import encoder
-from training.corpus import MarkedLine, parse
-from training.ner import NerConfig, make_model
-from training.ner_fit import IGNORED, Example, ExampleMaker, FitConfig, PartialLabelLoss
-from training.site_corpus import SiteCorpus, label_map, read
+from training.ner import encoder
+from training.ner.corpus import MarkedLine, parse
+from training.ner.fit import IGNORED, Example, ExampleMaker, FitConfig, PartialLabelLoss
+from training.ner.site_corpus import SiteCorpus, label_map, read
+from training.train_ner_model import NerConfig, make_model
 
 SECRET = "Quatermain"
 LABELS_OF_SITE = {"problem": "SYMPTOM", "drug": "MEDICATION", "junk": ""}

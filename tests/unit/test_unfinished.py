@@ -9,11 +9,12 @@ from safetensors.torch import load_file
 
 from clinical.entities import LABELS
 from registry.store import digest_of
-from training import corpus, encoder, ner_fit
-from training.datasets import Split, build, split_by_patient
-from training.deterioration_fit import FitConfig, fit
+from training.deterioration.datasets import Split, build, split_by_patient
+from training.deterioration.fit import FitConfig, fit
+from training.deterioration.simulator import simulate
+from training.ner import corpus, encoder
+from training.ner import fit as ner_fit
 from training.progress import silent
-from training.simulator import simulate
 from training.train_deterioration_model import NAME, Rows, TrainingConfig, make_model
 from training.train_logistic_model import make_model as make_logistic
 from training.unfinished import Unfinished

@@ -15,12 +15,12 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from clinical.vitals import FEATURE_NAMES
-from training.bayes_filter import BayesFilter, soft_auroc
-from training.datasets import CLEAR_DAYS, build
-from training.evaluation import rank_auroc
+from training.deterioration.bayes_filter import BayesFilter, soft_auroc
+from training.deterioration.datasets import CLEAR_DAYS, build
+from training.deterioration.evaluation import rank_auroc
+from training.deterioration.simulator import Cohort, Floats, Phase, simulate
 from training.pages import OTHERS, OURS, document, figure, table
 from training.progress import Progress, silent
-from training.simulator import Cohort, Floats, Phase, simulate
 
 JUDGED_WINDOWS: Final = 4000
 _SHOWN_DAYS: Final = 90

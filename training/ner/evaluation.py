@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from clinical.entities import ENTITY_TYPES, Calibration, ScoredSpan
 from clinical.labelling import Floats
-from training.corpus import MarkedLine, Mention
-from training.site_corpus import SiteCorpus
+from training.ner.corpus import MarkedLine, Mention
+from training.ner.site_corpus import SiteCorpus
 
 _BINS: Final = 10
 _RESAMPLES: Final = 1000

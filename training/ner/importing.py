@@ -26,13 +26,14 @@ from clinical.labelling import LabelScheme
 from errors import SetupError
 from registry import store
 from registry.store import Manifest, StoredModel
-from training import corpus, ner_manifest
-from training.corpus import MarkedLine
-from training.ner_evaluation import fit_calibration, report, scores_and_hits
-from training.ner_export import Tagger, export
+from training.ner import corpus
+from training.ner import manifest as ner_manifest
+from training.ner.corpus import MarkedLine
+from training.ner.evaluation import fit_calibration, report, scores_and_hits
+from training.ner.export import Tagger, export
+from training.ner.row_quantisation import quantise
 from training.progress import Progress, silent
 from training.provenance import cost_since
-from training.row_quantisation import quantise
 
 USUAL_TARGETS: Final[Mapping[str, tuple[str, ...]]] = {
     "problem": ("SYMPTOM", "CONDITION"),

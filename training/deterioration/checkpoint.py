@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from errors import SetupError
-from training.deterioration_network import DeteriorationNetwork, NetworkShape
+from training.deterioration.network import DeteriorationNetwork, NetworkShape
 
 
 def save_checkpoint(network: DeteriorationNetwork, path: Path) -> None:

@@ -13,8 +13,8 @@ from sqlalchemy import Connection, Engine, inspect, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from errors import SetupError
+from training.deterioration.simulator import DECLINE_LABEL, ID_PREFIX, SOURCE, simulate
 from training.progress import Progress
-from training.simulator import DECLINE_LABEL, ID_PREFIX, SOURCE, simulate
 
 _TABLES: Final = {
     "patient_measurements": (

@@ -21,7 +21,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from clinical.vitals import FEATURE_NAMES, FEATURES, HORIZON_DAYS, WINDOW_DAYS, calendar_window
 from errors import SetupError
-from training.simulator import DECLINE_LABEL, ID_PREFIX, SOURCE
+from training.deterioration.simulator import DECLINE_LABEL, ID_PREFIX, SOURCE
 
 LabelSource = Literal["outcomes", "query", "future-measurements"]
 Row = Sequence[Any]

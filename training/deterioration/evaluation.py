@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score, brier_score_loss, log_loss, roc_auc_score
 
-from training.baselines import Scorer, fit_boosting
-from training.datasets import SEVERITY, Split, Windows
+from training.deterioration.baselines import Scorer, fit_boosting
+from training.deterioration.datasets import SEVERITY, Split, Windows
 
 Scores = NDArray[np.float64]
 RESAMPLES: Final = 400

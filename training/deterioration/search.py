@@ -9,8 +9,8 @@ from typing import Any, Final
 
 import optuna
 
-from training.datasets import Split
-from training.deterioration_fit import FitConfig, fit
+from training.deterioration.datasets import Split
+from training.deterioration.fit import FitConfig, fit
 from training.progress import Progress, silent
 
 _SEARCHED: Final = ("hidden", "dropout", "epochs", "learning_rate", "weight_decay", "hidden_readings", "noise")

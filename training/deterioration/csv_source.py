@@ -17,8 +17,8 @@ from typing import Any, Final
 
 from clinical.vitals import FEATURE_NAMES, FEATURES
 from errors import SetupError
-from training.datasets import Row
-from training.simulator import DECLINE_LABEL
+from training.deterioration.datasets import Row
+from training.deterioration.simulator import DECLINE_LABEL
 
 PATIENT: Final = "patient_id"
 DATE: Final = "measurement_date"

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from clinical.vitals import HORIZON_DAYS, WINDOW_DAYS
 from errors import SetupError
-from training.datasets import Split, Windows, split_by_patient
-from training.evaluation import auroc_with_interval
+from training.deterioration.datasets import Split, Windows, split_by_patient
+from training.deterioration.evaluation import auroc_with_interval
 from training.progress import Progress
 
 Predict = Callable[[NDArray[np.float32]], NDArray[Any]]

@@ -16,8 +16,8 @@ from tokenizers import Tokenizer
 
 from clinical.entities import ENTITY_TYPES, LABELS, Pieces
 from clinical.labelling import Ints
-from training.augmentation import Noise, Segment, disturb, from_segments, join, mentions_by_type, segments
-from training.corpus import MarkedLine, piece_labels
+from training.ner.augmentation import Noise, Segment, disturb, from_segments, join, mentions_by_type, segments
+from training.ner.corpus import MarkedLine, piece_labels
 from training.progress import Progress
 from training.unfinished import Unfinished
 from training.walk import Walk, WeightAverage

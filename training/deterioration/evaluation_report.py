@@ -16,8 +16,8 @@ from sklearn.metrics import average_precision_score, precision_recall_curve, roc
 
 from clinical.vitals import HORIZON_DAYS
 from registry.store import Manifest
-from training.datasets import Windows
-from training.evaluation import Scores, lead_times, net_benefit
+from training.deterioration.datasets import Windows
+from training.deterioration.evaluation import Scores, lead_times, net_benefit
 from training.pages import OTHERS, OURS, document, figure, table
 
 RESAMPLES: Final = 200

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
 
-from training.corpus import MarkedLine, Mention
+from training.ner.corpus import MarkedLine, Mention
 
 Segment = tuple[str, str | None]
 _ALPHABET: Final = "abcdefghijklmnopqrstuvwxyz"

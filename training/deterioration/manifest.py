@@ -9,8 +9,9 @@ from clinical.vitals import DAY_SCHEMA, FEATURE_NAMES, HORIZON_DAYS, PREPROCESSI
 from clinical.wellness import BANDS
 from registry import store
 from registry.store import Manifest, Stage
-from training import provenance, source_attributes
-from training.datasets import LABEL_RULES, Dataset, Split
+from training import provenance
+from training.deterioration import source_attributes
+from training.deterioration.datasets import LABEL_RULES, Dataset, Split
 
 NAME: Final = "deterioration_lstm"
 KIND: Final = "deterioration"

@@ -14,8 +14,8 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from clinical.entities import ENTITY_TYPES, ScoredSpan
-from training.corpus import MarkedLine, Mention
-from training.ner_evaluation import scores_and_hits
+from training.ner.corpus import MarkedLine, Mention
+from training.ner.evaluation import scores_and_hits
 from training.pages import OTHERS, OURS, document, figure, table
 
 _NOTHING: Final = "nothing"

@@ -10,9 +10,9 @@ from clinical.entities import ENTITY_TYPES, LABELS, Assertion, Calibration
 from registry import store
 from registry.store import Manifest
 from training import provenance
-from training.corpus import Corpus, statistics
-from training.encoder import DISTRIBUTION, WEIGHTS_SHA256
-from training.ner_fit import FitConfig
+from training.ner.corpus import Corpus, statistics
+from training.ner.encoder import DISTRIBUTION, WEIGHTS_SHA256
+from training.ner.fit import FitConfig
 
 NAME: Final = "clinical_ner"
 KIND: Final = "clinical-ner"

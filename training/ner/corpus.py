@@ -19,7 +19,7 @@ from clinical.entities import ENTITY_TYPES, LABELS, Pieces
 from clinical.labelling import Ints
 from errors import SetupError
 
-CORPUS: Final = Path(__file__).parent / "corpus"
+CORPUS: Final = Path(__file__).parent.parent / "corpus"
 HELDOUT: Final = "heldout.txt"
 CALIBRATION: Final = "calibration.txt"
 RESERVED: Final = frozenset({HELDOUT, CALIBRATION})

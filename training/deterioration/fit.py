@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from sklearn.metrics import log_loss
 from torch import Tensor, nn
 
-from training.datasets import Split, Windows
-from training.deterioration_network import DeteriorationNetwork, NetworkShape
-from training.evaluation import logit, platt
+from training.deterioration.datasets import Split, Windows
+from training.deterioration.evaluation import logit, platt
+from training.deterioration.network import DeteriorationNetwork, NetworkShape
 from training.progress import Progress
 from training.unfinished import Unfinished
 from training.walk import Walk, WeightAverage

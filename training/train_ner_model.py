@@ -1,7 +1,7 @@
 """Train the clinical NER model and put it into the model store.
 
-    python -m training.ner
-    python -m training.ner --seed 5 --epochs 8 --json
+    python -m training.train_ner_model
+    python -m training.train_ner_model --seed 5 --epochs 8 --json
 
 Fine-tunes a MiniLM encoder from a pip package on the corpus in training/corpus, calibrates its scores on lines of their
 own, judges it on lines that nothing else sees, exports ONNX, and serves int8 where that costs at most one point of F1.
@@ -23,15 +23,17 @@ from clinical.entities import LABELS, Calibration, ScoredSpan
 from errors import SetupError
 from registry import store
 from registry.store import Manifest, StoredModel
-from training import code_sources, corpus, encoder, ner_manifest, ner_report
-from training.corpus import Corpus, MarkedLine
-from training.ner_evaluation import fit_calibration, report, scores_and_hits, site_report
-from training.ner_export import Tagger, export
-from training.ner_fit import FitConfig, fit
+from training.ner import code_sources, corpus, encoder
+from training.ner import manifest as ner_manifest
+from training.ner import report as ner_report
+from training.ner.corpus import Corpus, MarkedLine
+from training.ner.evaluation import fit_calibration, report, scores_and_hits, site_report
+from training.ner.export import Tagger, export
+from training.ner.fit import FitConfig, fit
+from training.ner.row_quantisation import quantise
+from training.ner.site_corpus import SiteCorpus
 from training.progress import Progress, progress_bar, silent
 from training.provenance import cost_since
-from training.row_quantisation import quantise
-from training.site_corpus import SiteCorpus
 from training.unfinished import Unfinished, usual_folder
 
 MODEL_FILE: Final = "model.onnx"

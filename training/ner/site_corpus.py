@@ -14,8 +14,8 @@ from typing import Final, Literal
 
 from clinical.entities import ENTITY_TYPES
 from errors import SetupError
-from training import corpus
-from training.corpus import MarkedLine, Mention
+from training.ner import corpus
+from training.ner.corpus import MarkedLine, Mention
 
 Format = Literal["brat", "conll", "inline"]
 FORMATS: Final[tuple[Format, ...]] = ("brat", "conll", "inline")

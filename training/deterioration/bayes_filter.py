@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clinical.vitals import HORIZON_DAYS, WINDOW_DAYS
-from training.evaluation import Interval, rank_auroc, ratio_with_interval
-from training.simulator import Floats, Integers, Phase, World, normal_cdf
+from training.deterioration.evaluation import Interval, rank_auroc, ratio_with_interval
+from training.deterioration.simulator import Floats, Integers, Phase, World, normal_cdf
 
 _CHUNK = 64
 

@@ -1,0 +1,1 @@
+"""Clinical NER: corpus, encoder, fitting, judging and export."""
