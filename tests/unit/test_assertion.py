@@ -71,6 +71,7 @@ def assertions(text: str, *mentions: str, kind: str = "SYMPTOM") -> list[Asserti
         ("mother denies fever", ["fever"], ["negated"]),
         ("Family history: breast cancer, stroke", ["breast cancer", "stroke"], ["family", "family"]),
         ("No family history of stroke", ["stroke"], ["negated"]),
+        ("never leaves home without an inhaler for her asthma", ["inhaler", "asthma"], ["present", "present"]),
         ("children with asthma were randomized", ["asthma"], ["present"]),
         ("Past medical history:\nAsthma\nGout\n\nCough today", ["Asthma", "Gout", "Cough"],
          ["historical", "historical", "present"]),
