@@ -182,7 +182,8 @@ will not | wont | wouldnt | gram negative | gram - negative | negative pressure 
 false negative | not doing well | not feeling well | doesnt work | didnt work | not working | without relief
 never without | never goes without | never go without | never leaves home without | never leave home without
 never leaves the house without | without improvement | without change | without success | without any relief
-not the only | not until | nothing helps | nothing helps with | never leaves | never leave | never misses | never goes | never go
+not the only | not until | nothing helps | nothing helps with
+never leaves | never leave | never misses | never goes | never go
 history and physical | history was | family doctor | family physician | family practice
 family medicine | family meeting | family is | family at | family reports | host family | social history | as if
 even if | if any | if needed | if indicated | like no other | since childhood | prior to | previous to | former smoker

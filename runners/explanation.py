@@ -43,11 +43,13 @@ class Game:
         left = np.array([*(1 / (players * comb(players - 1, others)) for others in range(players)), 0.0])
         self._weights: Floats = np.where(members, joined[size][:, None], -left[size][:, None]).T
 
-    def worths(self, probabilities: Probabilities, window: Windows, background: Windows) -> Floats:
-        """float64[coalitions]; the first is nobody's, the last everybody's."""
-        asked = np.where(self.keeps[:, None], window, background)
-        answers = probabilities(asked.reshape(-1, *window.shape)).astype(np.float64)
-        return np.asarray(answers.reshape(len(self.keeps), len(background)).mean(axis=1))
+    def worths(self, probabilities: Probabilities, window: Windows, background: Windows, nobody: float) -> Floats:
+        """float64[coalitions]. The first is nobody's, which no window changes; the last is everybody's, the window
+        itself, asked once."""
+        mixed = np.where(self.keeps[1:-1, None], window, background).reshape(-1, *window.shape)
+        answers = probabilities(np.concatenate([mixed, window[None]])).astype(np.float64)
+        means = answers[:-1].reshape(-1, len(background)).mean(axis=1)
+        return np.concatenate([[nobody], means, answers[-1:]])
 
     def values(self, worths: Floats) -> Floats:
         """float64[players]."""
@@ -104,13 +106,11 @@ class Background:
 def explain_week(probabilities: Probabilities, window: Windows, background: Background) -> dict[str, Any]:
     """How a window's score came about, by feature, by day, and by feature and part of the week; JSON-able."""
     score = float(probabilities(window[None])[0])
+    base = float(probabilities(background.windows).astype(np.float64).mean())
     error = 0.0
-    base = 0.0
     found: list[list[float]] = []
     for game in (FEATURE_GAME, DAY_GAME, PERIOD_GAME):
-        worths = game.worths(probabilities, window, background.windows)
-        values = game.values(worths)
-        base = float(worths[0])
+        values = game.values(game.worths(probabilities, window, background.windows, base))
         error = max(error, abs(base + float(values.sum()) - score))
         found.append(values.tolist())
     features, days, periods = found

@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import replace
-from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -14,26 +13,14 @@ from clinical.wellness import BANDS, claims_in, notice
 from errors import SetupError
 from training.convert_to_onnx import parity_windows
 from training.deterioration.checkpoint import load_checkpoint, save_checkpoint
-from training.deterioration.datasets import Split, Windows, build, split_by_patient
+from training.deterioration.datasets import Split, Windows
 from training.deterioration.evaluation import logit, platt, rank_auroc, within_patient_auroc
 from training.deterioration.fit import FitConfig, calibrate, fit
 from training.deterioration.manifest import input_schema
 from training.deterioration.network import DeteriorationNetwork, NetworkShape
-from training.deterioration.simulator import simulate
 from training.train_deterioration_model import Rows, TrainingConfig, make_model
 
 QUICK = FitConfig(epochs=2, hidden=8, members=2)
-
-
-@pytest.fixture(scope="module")
-def rows() -> Rows:
-    cohort = simulate(90, 50, seed=5, last_day=date(2026, 3, 31))
-    return Rows(list(cohort.measurement_rows()), list(cohort.outcome_rows()))
-
-
-@pytest.fixture(scope="module")
-def split(rows: Rows) -> Split:
-    return split_by_patient(build(rows.measurements, rows.outcomes).windows, seed=1)
 
 
 def silent(what: str, done: int, total: int) -> None:

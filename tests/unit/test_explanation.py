@@ -72,8 +72,9 @@ def oracle(runner: DeteriorationRunner, game: Game, window: Any, background: Bac
 @pytest.mark.parametrize("game", GAMES)
 def test_values_are_those_of_shaps_exact_explainer(runner: DeteriorationRunner, folder: Path, game: str) -> None:
     background = Background(np.load(folder / FILE)[:4])
+    nobody = float(runner.probabilities(background.windows).mean())
     for window in parity_windows(3, days=7, seed=9):
-        worths = GAMES[game].worths(runner.probabilities, window, background.windows)
+        worths = GAMES[game].worths(runner.probabilities, window, background.windows, nobody)
         expected = oracle(runner, GAMES[game], window, background)
         assert np.abs(GAMES[game].values(worths) - expected).max() < 1e-6
 

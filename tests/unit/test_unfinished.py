@@ -1,6 +1,5 @@
 """An interrupted training run goes on and ends as it would have; what cannot be read is as good as nothing."""
 
-from datetime import date
 from pathlib import Path
 
 import pytest
@@ -9,9 +8,8 @@ from safetensors.torch import load_file
 
 from clinical.entities import LABELS
 from registry.store import digest_of
-from training.deterioration.datasets import Split, build, split_by_patient
+from training.deterioration.datasets import Split
 from training.deterioration.fit import FitConfig, fit
-from training.deterioration.simulator import simulate
 from training.ner import corpus, encoder
 from training.ner import fit as ner_fit
 from training.progress import silent
@@ -32,17 +30,6 @@ def interrupt_after(steps: int):  # type: ignore[no-untyped-def]
             raise Interrupted
 
     return progress
-
-
-@pytest.fixture(scope="module")
-def rows() -> Rows:
-    cohort = simulate(90, 50, seed=5, last_day=date(2026, 3, 31))
-    return Rows(list(cohort.measurement_rows()), list(cohort.outcome_rows()))
-
-
-@pytest.fixture(scope="module")
-def split(rows: Rows) -> Split:
-    return split_by_patient(build(rows.measurements, rows.outcomes).windows, seed=1)
 
 
 @pytest.mark.parametrize("epochs_done", [1, 3])
