@@ -218,7 +218,9 @@ def judge(
         "test_windows": len(split.test),
     }
     progress("judging in later weeks", 0, 1)
-    metrics["later_weeks"] = in_later_weeks(dataset.windows, refit, seed=seed)
+    later = in_later_weeks(dataset.windows, refit, seed=seed)
+    if later is not None:
+        metrics["later_weeks"] = later
     everybody = len(np.unique(split.train.patients))
     metrics["learning_curve"] = [
         *learning_curve(split, refit, progress, seed=seed),

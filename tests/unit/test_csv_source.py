@@ -2,12 +2,14 @@
 
 import csv
 import json
+import random
 from datetime import date, timedelta
 from pathlib import Path
 
 import bentoml
 import pytest
 
+from clinical.vitals import FEATURE_NAMES
 from errors import SetupError
 from training.deterioration import csv_source
 from training.deterioration.csv_source import Column, column_map, read_measurements, read_outcomes, refuse_strangers
@@ -155,6 +157,25 @@ def test_a_site_trains_without_a_database(
     assert main([*files, *columns, "--epochs", "1", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["metrics"]["test_patients"] > 10
+    bentoml.models.delete(found["tag"])
+
+
+def test_the_least_that_is_allowed_gives_an_experiment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("DATABASE_URL", raising=False)
+    draw = random.Random(1)
+    with (tmp_path / "least.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["patient_id", "measurement_date", *FEATURE_NAMES])
+        for patient in range(50):
+            for day in range(1, 15):
+                readings = [draw.randint(low, high) for low, high in ((0, 10), (0, 10), (12, 24), (0, 10))]
+                writer.writerow([f"p{patient}", f"2026-01-{day:02}", *readings])
+    assert main(["--from-csv", str(tmp_path / "least.csv"), "--epochs", "1", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert bentoml.models.get(found["tag"]).info.labels["stage"] == "experimental"
+    assert "later_weeks" not in found["metrics"]  # no later weeks in two: absent, not a figure
     bentoml.models.delete(found["tag"])
 
 

@@ -194,7 +194,7 @@ def _tables(manifest: Manifest, test: Windows, scores: Mapping[str, Scores]) -> 
         ("Calibration slope / intercept", f"{told['calibration_slope']:.2f} / {told['calibration_intercept']:.2f}"),
         ("Expected calibration error", f"{told['ece']:.4f}"),
     ]
-    if told["later_weeks"]:
+    if "later_weeks" in told:
         later = told["later_weeks"]
         interval = f"{later['auroc_low']:.3f} to {later['auroc_high']:.3f}"
         facts = [*facts, ("AUROC in later weeks, learnt from earlier ones", f"{later['auroc']:.3f} ({interval})")]

@@ -127,7 +127,7 @@ def _performance(metrics: Mapping[str, Any]) -> str:
         low, high = metrics["auroc_within_patient_low"], metrics["auroc_within_patient_high"]
         judged = f"({low:.3f} to {high:.3f}; {metrics['within_patient_patients']} people)"
         lines.append(f"| AUROC within one person's weeks | {metrics['auroc_within_patient']:.3f} {judged} |")
-    if metrics["later_weeks"]:
+    if "later_weeks" in metrics:
         later = metrics["later_weeks"]
         told = f"{later['auroc']:.3f} ({later['auroc_low']:.3f} to {later['auroc_high']:.3f})"
         lines.append(f"| AUROC in later weeks, learnt from earlier ones of the same people | {told} |")
