@@ -132,6 +132,11 @@ def test_text_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
         read(tmp_path, "conll", {})
 
 
+def test_a_folder_that_is_not_there_is_told_so(tmp_path: Path) -> None:
+    with pytest.raises(SetupError, match="no file or folder nowhere"):
+        read(tmp_path / "nowhere", "brat", {})
+
+
 @pytest.mark.parametrize("pair", ["problem", "=SYMPTOM", "problem=ILLNESS", ""])
 def test_a_label_map_that_is_none_is_refused(pair: str) -> None:
     with pytest.raises(SetupError, match="THEIRS=OURS"):

@@ -82,6 +82,8 @@ def read(path: Path, format_: Format, labels: Mapping[str, str]) -> SiteCorpus:
 def _files(path: Path, *suffixes: str) -> list[Path]:
     if path.is_file():
         return [path]
+    if not path.is_dir():
+        raise SetupError(f"There is no file or folder {path.name}.")
     found = sorted(file for file in path.rglob("*") if file.suffix in suffixes and file.is_file())
     if not found:
         raise SetupError(f"There is no {' or '.join(suffixes)} file in the folder.")
