@@ -134,7 +134,7 @@ async def test_a_connection_that_was_cut_is_made_anew_without_an_error(
     with psycopg.connect(libpq_url(app_url), autocommit=True) as connection:
         connection.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
-            " AND pid <> pg_backend_pid()"
+            " AND usename = current_user AND pid <> pg_backend_pid()"
         )
     await trail.record([record()])
     assert count(database_url) == 2
