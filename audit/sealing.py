@@ -1,9 +1,9 @@
 """The sealer: puts every committed row of the trail into the Merkle tree, and signs what the tree is.
 
 Which rows are committed for good is not known from their ids: transactions commit out of order. So rows carry the id of
-their transaction, and what is sealed is everything below the oldest transaction that still runs (the snapshot's xmin):
-nothing can appear there any more. One pass is one transaction: leaves, inner nodes and the signed checkpoint are there
-together or not at all, whatever dies when.
+their transaction, and what is sealed is everything below the oldest transaction that still runs and could write
+(audit/horizon.py): nothing can appear there any more. One pass is one transaction: leaves, inner nodes and the signed
+checkpoint are there together or not at all, whatever dies when.
 
 What was signed last is remembered outside the database too (`LastSigned`): a database that was put back, or emptied, by
 somebody without the key must not be signed as if nothing had been there.
@@ -13,21 +13,20 @@ It is a process of its own with a role of its own; the server never has the sign
 
 import heapq
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Final, LiteralString
 
 import psycopg
 from psycopg import Connection, IsolationLevel
 
-from audit.anchor import AnchorFailed, AnchorPlace
 from audit.canonical import EVENTS, PREDICTIONS, SOURCES, leaf_bytes, row, selection
-from audit.checkpoint import BadNote, Checkpoint, Signer, Verifier
+from audit.checkpoint import BadNote, Checkpoint, Signer
+from audit.horizon import finished_below
+from audit.last_signed import LastSigned
 from audit.merkle import Frontier, Node, complete_subtrees, consistency_path, extends, leaf_hash, needed, proof
 from errors import SetupError
 
@@ -39,10 +38,13 @@ _PAUSE_BEFORE_RECONNECT_S: Final = 0.25
 _ROWS_A_FETCH: Final = 500
 
 _STATE: Final[LiteralString] = """
-SELECT pg_try_advisory_xact_lock(20220004), pg_snapshot_xmin(pg_current_snapshot())::text::bigint,
+SELECT array(SELECT xid::text::bigint FROM pg_snapshot_xip(now) AS xid), pg_snapshot_xmax(now)::text::bigint,
        c.tree_size, c.root_hash, c.note, c.horizon
-FROM (SELECT) AS one LEFT JOIN (SELECT * FROM audit_checkpoints ORDER BY tree_size DESC LIMIT 1) AS c ON true
+FROM pg_current_snapshot() AS now
+LEFT JOIN (SELECT * FROM audit_checkpoints ORDER BY tree_size DESC LIMIT 1) AS c ON true
 """
+# Asked for only where there is something to seal: it costs a transaction's number.
+_TURN: Final[LiteralString] = "SELECT id FROM sealing_turn FOR UPDATE SKIP LOCKED"
 # The first transaction, and the first that does not belong to the chunk any more.
 _BOUNDS: Final[LiteralString] = """
 WITH sealable AS (
@@ -103,67 +105,6 @@ def load_nodes(connection: Connection[Any], nodes: list[Node]) -> dict[Node, byt
     return {Node(level, position): bytes(hashed) for level, position, hashed in found}
 
 
-class LastSigned:
-    """The checkpoint that was signed last, in memory and in a file beside the key; and the newest that was anchored.
-
-    The file is written after the commit: whatever dies when, the tree may be ahead of it and never behind.
-    """
-
-    def __init__(self, verifier: Verifier, file: Path | None = None) -> None:
-        """Raises SetupError when the file cannot be used, or holds something else than a checkpoint of this key."""
-        self._file = file
-        self.unproven: list[Checkpoint] = []  # what the stored tree must begin with, before anything is signed
-        self.newest: Checkpoint | None = None
-        if file is None:
-            return
-        try:
-            note = file.read_text(encoding="utf-8") if file.exists() else None
-            if note is not None:
-                self.unproven.append(verifier.checkpoint(note))
-            if not os.access(file.parent, os.W_OK | os.X_OK):
-                raise OSError
-        except BadNote as error:
-            raise SetupError("SEAL_STATE_FILE holds no checkpoint that is signed with this sealer's key.") from error
-        except (OSError, ValueError) as error:
-            raise SetupError("SEAL_STATE_FILE cannot be read or its folder not be written to.") from error
-
-    def recall(self, verifier: Verifier, place: AnchorPlace) -> None:
-        """The newest signed anchor counts too; others may have been put there by anybody."""
-        try:
-            for note in place.newest_first():
-                try:
-                    self.unproven.append(verifier.checkpoint(note))
-                except BadNote:
-                    log.error("sealer: an anchor is not signed with this sealer's key")
-                else:
-                    return
-        except AnchorFailed as error:
-            log.error(
-                "sealer: anchors cannot be read (%s), so nothing is known from them", type(error.__cause__).__name__
-            )
-
-    def keep(self, checkpoint: Checkpoint, note: str) -> None:
-        """After the commit."""
-        self.newest = checkpoint
-        if self._file is None:
-            return
-        part = self._file.with_name(f".{self._file.name}.{os.getpid()}")
-        try:
-            with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as output:
-                output.write(note.encode())
-                output.flush()
-                os.fsync(output.fileno())
-            part.replace(self._file)
-            folder = os.open(self._file.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
-        except OSError as error:
-            # Memory knows it as long as the process lives, and the next pass writes it again.
-            log.error("sealer: SEAL_STATE_FILE was not written (%s)", type(error).__name__)
-
-
 def _now() -> datetime:
     return datetime.now(UTC)
 
@@ -222,6 +163,7 @@ class Sealer:
         bound = self._chunk_end(state)
         if bound is None:
             return None
+        self._take_turn()
         first = frontier.size
         self._add_leaves(frontier, state.sealed_to, bound)
         checkpoint = Checkpoint(self._signer.verifier.name, frontier.size, frontier.root, self._clock(), bound)
@@ -261,14 +203,22 @@ class Sealer:
     def _state(self) -> _State:
         found = self._connection.execute(_STATE).fetchone()
         assert found is not None
-        locked, horizon, size, root, note, sealed_to = found
-        if not locked:
-            raise AnotherSealer
-        if sealed_to is not None and horizon < sealed_to:
+        running, following, size, root, note, sealed_to = found
+        if sealed_to is not None and following < sealed_to:
             raise SetupError(
                 "The database has fewer transactions than were sealed already: it was restored into another cluster."
             )
+        # A transaction that was left out once stays below what is sealed, whatever its role may do by now.
+        horizon = max(finished_below(self._connection, running, following), sealed_to or 0)
         return _State(horizon, size or 0, None if root is None else bytes(root), note, sealed_to or 0)
+
+    def _take_turn(self) -> None:
+        """Nobody else seals until this transaction ends. Raises AnotherSealer, or SetupError when nobody can."""
+        if self._connection.execute(_TURN).fetchone() is not None:
+            return
+        if self._connection.execute("SELECT FROM sealing_turn").fetchone() is None:
+            raise SetupError("The row of sealing_turn is gone, so that nobody can seal: the schema was tampered with.")
+        raise AnotherSealer
 
     def _check(self, state: _State) -> Frontier:
         """The tree's right edge, which must be that of the last signed checkpoint. Raises SetupError if it isn't."""
@@ -395,4 +345,4 @@ def _alarm(connection: Connection[Any]) -> None:
     except psycopg.Error:
         return  # the next pass finds out, and says so
     if lag_s > ALARM_LAG_S:
-        log.error("sealer: rows wait to be sealed for %.0f s; does a transaction stay open?", lag_s)
+        log.error("sealer: rows wait to be sealed for %.0f s; does a transaction that may write stay open?", lag_s)

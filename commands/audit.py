@@ -39,7 +39,8 @@ def seal() -> None:
 
     from audit.anchor import AnchorThread, anchor_place
     from audit.checkpoint import Signer
-    from audit.sealing import LastSigned, run
+    from audit.last_signed import LastSigned
+    from audit.sealing import run
     from database.engine import libpq_url
     from settings import load_sealer_settings
 
