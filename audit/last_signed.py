@@ -2,6 +2,8 @@
 
 import logging
 import os
+from collections.abc import Iterator
+from itertools import takewhile
 from pathlib import Path
 
 from audit.anchor import AnchorFailed, AnchorPlace
@@ -22,6 +24,7 @@ class LastSigned:
         self._file = file
         self.unproven: list[Checkpoint] = []  # what the stored tree must begin with, before anything is signed
         self.newest: Checkpoint | None = None
+        self._older: Iterator[Checkpoint] = iter(())
         if file is None:
             return
         try:
@@ -37,18 +40,18 @@ class LastSigned:
 
     def recall(self, verifier: Verifier, place: AnchorPlace) -> None:
         """The newest signed anchor counts too; others may have been put there by anybody."""
-        try:
-            for note in place.newest_first():
-                try:
-                    self.unproven.append(verifier.checkpoint(note))
-                except BadNote:
-                    log.error("sealer: an anchor is not signed with this sealer's key")
-                else:
-                    return
-        except AnchorFailed as error:
-            log.error(
-                "sealer: anchors cannot be read (%s), so nothing is known from them", type(error.__cause__).__name__
-            )
+        self._older = _signed_anchors(verifier, place)
+        if (newest := self.older_anchor()) is not None:
+            self.unproven.append(newest)
+
+    def older_anchor(self) -> Checkpoint | None:
+        """The next one down: wanted where those above it were lost with what a restored database lacks."""
+        return next(self._older, None)
+
+    def latest(self, above: int) -> Checkpoint | None:
+        """What was signed last, of all that is known; of the anchors, of those of more than `above` leaves."""
+        known = [*self.unproven, *takewhile(lambda anchor: anchor.size > above, self._older)]
+        return max(known, key=lambda checkpoint: checkpoint.time, default=self.newest)
 
     def keep(self, checkpoint: Checkpoint, note: str) -> None:
         """After the commit."""
@@ -70,3 +73,14 @@ class LastSigned:
         except OSError as error:
             # Memory knows it as long as the process lives, and the next pass writes it again.
             log.error("sealer: SEAL_STATE_FILE was not written (%s)", type(error).__name__)
+
+
+def _signed_anchors(verifier: Verifier, place: AnchorPlace) -> Iterator[Checkpoint]:
+    try:
+        for note in place.newest_first():
+            try:
+                yield verifier.checkpoint(note)
+            except BadNote:
+                log.error("sealer: an anchor is not signed with this sealer's key")
+    except AnchorFailed as error:
+        log.error("sealer: anchors cannot be read (%s), so nothing is known from them", type(error.__cause__).__name__)

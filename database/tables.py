@@ -243,6 +243,16 @@ class SealingTurn(Table):
     id: Mapped[int] = mapped_column(SmallInteger, primary_key=True, autoincrement=False)
 
 
+class AuditRestoration(Table):
+    """Which event says that this database was restored from a backup: audit/restoration.py."""
+
+    __tablename__ = "audit_restorations"
+    __table_args__ = (PrimaryKeyConstraint("created_at", "event_id"),)
+
+    created_at: Mapped[datetime]
+    event_id: Mapped[UUID]
+
+
 class LegalHold(Table):
     """While it stands, nothing of this patient (null: of anybody) is erased or archived away."""
 
