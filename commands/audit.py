@@ -163,12 +163,21 @@ def verify(
     file: Annotated[Path, typer.Argument(help="A sealed export, or one proof.")],
     key: Annotated[str | None, typer.Option(help="The verifier key as you know it; a proof needs it.")] = None,
     anchors: Annotated[Path | None, typer.Option(help="Folder of anchored checkpoints.")] = None,
+    consistency: Annotated[
+        list[Path] | None, typer.Option(help="Answers of /audit/consistency from the export to newer anchors.")
+    ] = None,
+    answer: Annotated[Path | None, typer.Option(help="With a proof: the answer that was given, to compare.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Verify a sealed export or one proof, offline. Exit 0 only if everything holds."""
+    """Verify a sealed export or one proof, offline.
+
+    Exit 0 everything holds, 1 something does not, 2 not looked at, 3 no key given, 4 anchors are newer than it.
+    """
     from audit.verify import main
 
-    arguments = [str(file), *(["--key", key] if key else []), *(["--anchors", str(anchors)] if anchors else [])]
+    given = [("--key", key), ("--anchors", anchors), ("--answer", answer)]
+    given += [("--consistency", file) for file in consistency or ()]
+    arguments = [str(file), *(part for name, value in given if value for part in (name, str(value)))]
     raise typer.Exit(main([*arguments, *(["--json"] if as_json else [])]))
 
 

@@ -100,6 +100,11 @@ FORGED: list[Callable[[Document], Document]] = [
     lambda d: {"leaf": d["leaf"].replace("0.5", "0.6")},
     lambda d: {"leaf": d["leaf"].replace(":", ": ", 1)},  # the same record, not as it was hashed
     lambda d: {"leaf": leaf_of("audit_events", json.loads(d["leaf"])["row"])},
+    lambda d: {"leaf": d["leaf"][:-1] + ',"verdict":"forged"}'},
+    lambda d: {"leaf": d["leaf"].replace('"format":1', '"format":1.0')},
+    lambda d: {"leaf": d["leaf"].replace('"format":1', '"format":2')},
+    lambda d: {"leaf": d["leaf"].replace('"format":1,', "")},
+    lambda _: {"verdict": "forged"},
     lambda d: {"leaf": "[]"},
     lambda d: {"leaf": 5},
     lambda d: {"leaf_hash": flipped(d["leaf_hash"]), "leaf": None},
@@ -133,7 +138,7 @@ def test_a_forged_proof_does_not_hold(log: Log, forge: Callable[[Document], Docu
     true = log.inclusion(6, 21)
     assert findings(log, true) == []
     forged = forge(copy.deepcopy(true))
-    assert forged != {name: true[name] for name in forged}
+    assert forged != {name: true.get(name) for name in forged}
     assert findings(log, {**true, **forged}) != []
 
 
