@@ -383,20 +383,28 @@ def kept_long_enough(sealed: datetime, archived: datetime) -> bool:
 
 @dataclass(frozen=True)
 class Restoration:
-    """The tree went on from `size` leaves with this root, and `last` is what had been signed last before."""
+    """The tree went on from `size` leaves; `pasts` are what had been signed last before, once or more often."""
 
-    last: Statement
+    pasts: tuple[Statement, ...]
     size: int
-    root: bytes
     xid: int
     said: Restored
 
-    def lost(self, anchor: Statement) -> bool:
-        """Whether an anchor is one of what was lost, and contradicts nothing that is known of it."""
-        last = self.last
+    def past_of(self, anchor: Statement) -> list[Statement]:
+        """What was signed last of what an anchor may be from: lost, and in no contradiction to what is known of it."""
+        return [last for last in self.pasts if self._leads_to(anchor, last)]
+
+    def _leads_to(self, anchor: Statement, last: Statement) -> bool:
         if anchor.size == last.size:
-            return (anchor.root, anchor.time, anchor.horizon) == (last.root, last.time, last.horizon)
+            return anchor == last
         return self.size < anchor.size < last.size and anchor.time <= last.time and anchor.horizon <= last.horizon
+
+
+def _past(said: Mapping[str, Any]) -> Statement:
+    time = datetime.strptime(said["time"], _TIME).replace(tzinfo=UTC)
+    if any(type(number) is not int or number < 0 for number in (said["size"], said["horizon"])):
+        raise Malformed("its numbers are none")
+    return Statement(said["size"], base64.b64decode(said["root"], validate=True), time, said["horizon"])
 
 
 def read_restored(key: Key, target: Any, leaf: int, before: Statement | None, root: bytes) -> Restoration:
@@ -406,23 +414,21 @@ def read_restored(key: Key, target: Any, leaf: int, before: Statement | None, ro
         raise Malformed("it does not say how")
     try:
         said = _signed_statement(key, target, RESTORE_FORMAT)
-        last, restored = said["signed_last"], said["restored"]
-        time = datetime.strptime(last["time"], _TIME).replace(tzinfo=UTC)
-        lost = Statement(last["size"], base64.b64decode(last["root"], validate=True), time, last["horizon"])
-        size, xid = restored["size"], said["xid"]
-        if any(type(number) is not int or number < 0 for number in (lost.size, lost.horizon, size, xid)):
-            raise Malformed("its numbers are none")
+        pasts = tuple(map(_past, [said["signed_last"], *said["also_lost"]]))
+        size, xid, lost = said["restored"]["size"], said["xid"], pasts[0].size
         datetime.strptime(said["time"], _TIME).replace(tzinfo=UTC)
-        if said["origin"] != key.name or not size <= lost.size or lost.size < 1:
+        if type(size) is not int or type(xid) is not int or xid < 0:
+            raise Malformed("its numbers are none")
+        if said["origin"] != key.name or not size <= lost or lost < 1:
             raise Malformed("it is not of this trail")
         if size != leaf or size != (before.size if before else 0):
             raise Malformed(f"it is about a tree of {size} leaves")
-        if base64.b64decode(restored["root"], validate=True) != root:
+        if base64.b64decode(said["restored"]["root"], validate=True) != root:
             raise Malformed("it is about another tree")
-        shown = Restored(leaf, said["time"], f"{said['by']:.128}", f"{said['reason']:.500}", lost.size - size)
+        shown = Restored(leaf, said["time"], f"{said['by']:.128}", f"{said['reason']:.500}", lost - size)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise Malformed("it has not the form of one") from error
-    return Restoration(lost, size, root, xid, shown)
+    return Restoration(pasts, size, xid, shown)
 
 
 # Proofs of one record, and of growth
@@ -765,7 +771,7 @@ class Verification:
             if anchor.root == self._tree.root():
                 self.report.anchors += 1
                 self.report.anchored_leaves = anchor.size
-            elif any(restoration.lost(anchor) for restoration in self._restored):
+            elif any(restoration.past_of(anchor) for restoration in self._restored):
                 self._lost.append((name, anchor))
             else:
                 self.report.anchors += 1
@@ -856,7 +862,7 @@ class Verification:
             finished = None  # made before its last checkpoint was signed: nobody made it then
         grown = self._grown_trees()
         for name, anchor in (entry for entries in self._anchors.values() for entry in entries):
-            if any(restoration.lost(anchor) for restoration in self._restored):
+            if any(restoration.past_of(anchor) for restoration in self._restored):
                 self._lost.append((name, anchor))
             elif finished is None or anchor.time <= finished:
                 message = f"anchor {name}: there were {anchor.size} leaves, now there are {self.report.leaves}"
@@ -867,7 +873,8 @@ class Verification:
                 self.report.anchors_newer += 1
         self.report.anchors_lost = len(self._lost)
         for restoration in self._restored:
-            self._compare_lost([entry for entry in self._lost if restoration.lost(entry[1])])
+            for past in restoration.pasts:
+                self._compare_lost([entry for entry in self._lost if restoration.past_of(entry[1]) == [past]])
 
     def _grown_trees(self) -> set[tuple[int, bytes]]:
         """The larger trees that are proven to begin with this one."""

@@ -96,7 +96,7 @@ def restored(reason: Annotated[str, typer.Option(help="Why; kept in plain, so na
         said = state(raw, signer.verifier, last, by=by, reason=reason, now=datetime.now(UTC))
         put_on_record(connection, operator.event(RESTORED, target=said.signed(signer)))
     lost = said.signed_last.size - said.size
-    console.print(f"{said.size} sealed records restored, {lost} lost; the sealer goes on from there", highlight=False)
+    console.print(f"{said.size} sealed records restored, {lost} lost; a sealer goes on from there", soft_wrap=True)
 
 
 @contextmanager
@@ -159,7 +159,7 @@ def write_export(
 
 @app.command()
 @explained
-def verify(
+def verify(  # noqa: PLR0917 - options of a command
     file: Annotated[Path, typer.Argument(help="A sealed export, or one proof.")],
     key: Annotated[str | None, typer.Option(help="The verifier key as you know it; a proof needs it.")] = None,
     anchors: Annotated[Path | None, typer.Option(help="Folder of anchored checkpoints.")] = None,
