@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from commands.shared import Json, console, explained, whole_file
+from commands.shared import Json, console, explained, plain, whole_file
 from errors import SetupError
 
 app = typer.Typer(help="The audit trail: seal, prove, verify, export, report.", no_args_is_help=True)
@@ -246,7 +246,7 @@ def disclosures(
         return
     table = Table("date", "recipient", "what", "why", box=None)
     for shown in found:
-        table.add_row(*shown.values())
+        table.add_row(*map(plain, shown.values()))
     console.print(table)
 
 
