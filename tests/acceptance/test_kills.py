@@ -114,7 +114,8 @@ async def test_nothing_answered_is_lost_and_everything_is_sealed_once_whoever_is
     told = {"FOLLOWUP_TOKEN": token, "SEAL_KEY_FILE": str(sealer.key_file)}
     done = await asyncio.to_thread(server.followup, "audit", "export", export, **told)
     assert (done.returncode, done.stderr) == (0, "")
-    verifying = await asyncio.create_subprocess_exec(sys.executable, "audit/verify.py", str(export), cwd=ROOT)
+    verify = ["audit/verify.py", str(export), "--key", sealer.verifier_key]
+    verifying = await asyncio.create_subprocess_exec(sys.executable, *verify, cwd=ROOT)
     assert await verifying.wait() == 0
     for each in restarted:
         each.stop()

@@ -11,10 +11,13 @@ import psycopg
 import pytest
 from psycopg import Connection, errors, sql
 
+from audit import verify
+from audit.checkpoint import Signer
+from audit.export import encode, export
 from audit.horizon import finished_below
 from audit.making_way import make_way
 from audit.sealing import AnotherSealer, Sealer, connect, run
-from database.engine import libpq_url
+from database.engine import libpq_url, open_engine
 from embedded.postgres import EmbeddedPostgres
 from errors import SetupError
 from tests.trail_rows import fill, insert, make_signer, prediction
@@ -35,9 +38,14 @@ Session = Connection[Any]
 
 
 @pytest.fixture
-def sealer(postgres: EmbeddedPostgres, database_url: str, tmp_path: Path) -> Iterator[Sealer]:
+def signer(tmp_path: Path) -> Signer:
+    return make_signer(tmp_path)
+
+
+@pytest.fixture
+def sealer(postgres: EmbeddedPostgres, database_url: str, signer: Signer) -> Iterator[Sealer]:
     with connect(libpq_url(postgres.url_as("followup_sealer", database_url))) as connection:
-        yield Sealer(connection, make_signer(tmp_path))
+        yield Sealer(connection, signer)
 
 
 @pytest.fixture
@@ -252,6 +260,38 @@ def test_who_becomes_the_server_later_in_the_transaction_is_not_passed_over(
     stranger.execute("RESET ROLE")
     stranger.commit()
     assert sealer.seal_all() == 5
+
+
+@pytest.mark.requirement("S6")
+def test_a_reader_that_is_made_a_writer_in_its_transaction_leaves_an_insertion_that_is_found(
+    login: Callable[..., Session],
+    postgres: EmbeddedPostgres,
+    database_url: str,
+    app_url: str,
+    sealer: Sealer,
+    signer: Signer,
+    superuser: Session,
+) -> None:
+    stranger = login()
+    number_of(stranger)
+    fill(app_url, 2, 2)
+    assert sealer.seal_all() == 4
+    superuser.execute("ALTER TABLE ml_predictions DISABLE ROW LEVEL SECURITY")
+    superuser.execute(f"GRANT INSERT ON ml_predictions TO {stranger.info.user}".encode())
+    insert(stranger, "ml_predictions", [prediction()])
+    assert sealer.seal_all() == 0  # it may write now, and what is sealed stays sealed
+    stranger.commit()
+    fill(app_url, 1, 1)
+    assert sealer.seal_all() == 2
+    engine = open_engine(postgres.url_as("followup_auditor", database_url))
+
+    def read(work: Any) -> Any:
+        with engine.connect() as connection:
+            return work(connection)
+
+    report = verify.verify([encode(line) for line in export(read, None)], str(signer.verifier))
+    engine.dispose()
+    assert [finding.kind for finding in report.findings] == ["inserted row"]
 
 
 def test_another_database_holds_nobody_even_by_its_superuser(
