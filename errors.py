@@ -3,6 +3,7 @@
     FollowupError
     ├── InvalidInput            422
     ├── MalformedJson           400
+    ├── MalformedHttp           400, from the connection itself
     ├── Unauthenticated         401
     ├── Forbidden               403
     ├── NotFound                404
@@ -11,8 +12,11 @@
     ├── Conflict                409
     │   ├── IdempotencyConflict 409
     │   └── NotSealedYet        409, with Retry-After
+    ├── BodyTooSlow             408
     ├── BodyTooLarge            413
     ├── NotJson                 415
+    ├── HeadTooSlow             408, from the connection itself
+    ├── HeadTooLarge            431, from the connection itself
     ├── TooManyRequests         429, with Retry-After
     ├── InternalFault           500
     └── Unavailable             503, with Retry-After
@@ -72,6 +76,27 @@ class MalformedJson(FollowupError):
     slug = "malformed-json"
 
 
+class MalformedHttp(FollowupError):
+    """The request is not HTTP."""
+
+    status = HTTPStatus.BAD_REQUEST
+    slug = "malformed-http"
+
+
+class HeadTooSlow(FollowupError):
+    """The request's head did not come in time."""
+
+    status = HTTPStatus.REQUEST_TIMEOUT
+    slug = "head-too-slow"
+
+
+class HeadTooLarge(FollowupError):
+    """The request's head is over the size limit."""
+
+    status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+    slug = "head-too-large"
+
+
 class Unauthenticated(FollowupError):
     """A valid bearer token is needed."""
 
@@ -127,6 +152,13 @@ class NotSealedYet(Conflict):
     """The record is not sealed yet."""
 
     slug = "not-sealed-yet"
+
+
+class BodyTooSlow(FollowupError):
+    """The request's body did not come in time."""
+
+    status = HTTPStatus.REQUEST_TIMEOUT
+    slug = "body-too-slow"
 
 
 class BodyTooLarge(FollowupError):

@@ -27,10 +27,26 @@ from api.schemas import (
 )
 from api.system import System
 from bootstrap import bootstrap
+from serving.connections import ConnectionLimits, below_the_file_limit, is_loopback, is_trusted
+from serving.protocol import guard
 from settings import load_settings
 
 # uvicorn believes X-Forwarded-For from any process of this machine unless told otherwise.
 os.environ["FORWARDED_ALLOW_IPS"] = os.environ.get("TRUSTED_PROXIES", "")
+
+
+def _connection_limits() -> ConnectionLimits:
+    settings = load_settings()
+    trusted = is_trusted(settings.trusted_proxies)
+    in_demo = settings.followup_mode == "demo"
+    return ConnectionLimits(
+        in_all=below_the_file_limit(settings.connections_in_all),
+        by_address=settings.connections_by_address,
+        exempt=lambda address: trusted(address) or (in_demo and is_loopback(address)),
+    )
+
+
+guard(_connection_limits)
 
 
 @bentoml.service(

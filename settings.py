@@ -75,6 +75,12 @@ class Settings(BaseSettings):
     tenant: str = Field("default", min_length=1, max_length=64, description="Part of every cache key.")
 
     trusted_proxies: str = Field("", description="Addresses whose X-Forwarded-For is believed, separated by commas.")
+    connections_in_all: int = Field(
+        0, ge=0, le=1_000_000, description="Most connections at once; 0: as many as the limit on open files allows."
+    )
+    connections_by_address: int = Field(
+        512, ge=1, le=1_000_000, description="Most connections from one address; trusted proxies are not limited."
+    )
 
     database_url: SecretStr = Field(
         SecretStr(""), description="PostgreSQL, postgresql://followup_app:password@host/db, as the role of the server."
