@@ -20,6 +20,7 @@ from access.principal import ANONYMOUS, Principal
 from access.quotas import Allowance
 from api.admission import (
     as_uuid,
+    body_pieces,
     caller_of,
     headers_of,
     idempotency_of,
@@ -99,11 +100,16 @@ class Gate:
             visit.action = route.action
             if principal is not ANONYMOUS:
                 require(principal, route.action)
-            raw = await read_body(headers, receive) if route.body is not None else b""
+            raw, body = b"", None
+            if route.intake.streamed:
+                body = body_pieces(headers, receive, route.intake)
+            elif route.body is not None:
+                raw = await read_body(headers, receive, route.intake)
+                body = parse_body(route, raw)
             admitted = Admitted(
                 principal=principal,
                 visit=visit,
-                body=parse_body(route, raw) if route.body is not None else None,
+                body=body,
                 idempotency=idempotency_of(headers, raw) if route.body is not None else None,
                 path_parameters=path_parameters,
                 query=query_of(route, scope),

@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from access.policy import Action
 from api.problems import problem
-from api.routing import BASE, Admitted, Route
+from api.routing import BASE, Admitted, Intake, Route
 from api.schemas import (
     BatchRequest,
     BatchResponse,
@@ -29,6 +29,10 @@ from inference.pipeline import Answer, PredictionRequest, Refusal, Rendered
 SYMPTOM_MODEL = "clinical_ner"
 DETERIORATION_MODEL = "deterioration_lstm"
 _EXPLAINED_COST = 10
+_PLAIN = Intake()
+# 20,000 characters as `json.dumps` escapes those outside the basic plane, in 12 bytes each, and the rest of the body.
+_NOTE = Intake(largest_bytes=256 * 1024)
+_NOTES = Intake(largest_bytes=4 * 1024 * 1024)  # 64 such items are more: this is what a batch may have in all
 
 
 async def predict(system: System, admitted: Admitted) -> Response:
@@ -164,7 +168,7 @@ def _cost(body: Any) -> int:
     return _EXPLAINED_COST if getattr(body, "explain", False) else 1
 
 
-def _route(path: str, summary: str, handler: Any, body: Any, response: Any) -> Route:
+def _route(path: str, summary: str, handler: Any, body: Any, response: Any, *, intake: Intake = _PLAIN) -> Route:
     return Route(
         method="POST",
         path=f"{BASE}{path}",
@@ -172,19 +176,21 @@ def _route(path: str, summary: str, handler: Any, body: Any, response: Any) -> R
         summary=summary,
         handler=handler,
         body=body,
+        intake=intake,
         response=response,
         bento=True,
         cost=_cost,
     )
 
 
-PREDICT = _route("/predict", "Predict with any model", predict, PredictRequest, PredictResponse)
+PREDICT = _route("/predict", "Predict with any model", predict, PredictRequest, PredictResponse, intake=_NOTE)
 SYMPTOM_ANALYSIS = _route(
     "/predict/symptom-analysis",
     "Find symptoms, medications and conditions in a note",
     symptom_analysis,
     SymptomAnalysisRequest,
     SymptomAnalysisResponse,
+    intake=_NOTE,
 )
 DETERIORATION = _route(
     "/predict/deterioration",
@@ -193,6 +199,6 @@ DETERIORATION = _route(
     DeteriorationRequest,
     DeteriorationResponse,
 )
-BATCH = _route("/predict/batch", "Predict up to 64 items", predict_batch, BatchRequest, BatchResponse)
+BATCH = _route("/predict/batch", "Predict up to 64 items", predict_batch, BatchRequest, BatchResponse, intake=_NOTES)
 
 ROUTES = (PREDICT, SYMPTOM_ANALYSIS, DETERIORATION, BATCH)
