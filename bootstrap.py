@@ -153,6 +153,7 @@ def bootstrap(
     )
     system = System(
         demo=settings.followup_mode == "demo",
+        cors_origins=settings.cors_origins,
         engine=engine,
         verifier=Door(token_verifier(settings, token_keys), denylist, sessions),
         denylist=denylist,

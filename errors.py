@@ -103,6 +103,11 @@ class Unauthenticated(FollowupError):
     status = HTTPStatus.UNAUTHORIZED
     slug = "unauthenticated"
 
+    def __init__(self, detail: str = "", *, reason: str = "no-token") -> None:
+        """`reason` is a slug for the log; a stranger is not told what was wrong with a token."""
+        super().__init__(detail)
+        self.reason = reason
+
 
 class Forbidden(FollowupError):
     """The caller may not do this."""

@@ -64,7 +64,7 @@ class Denylist:
     def check(self, principal: Principal) -> None:
         """Raises Unauthenticated when the token, its login or its subject is revoked."""
         if self._revoked and not _named(principal).isdisjoint(self._revoked):
-            raise Unauthenticated("The token is not valid.")
+            raise Unauthenticated("The token is not valid.", reason="revoked")
 
     async def refresh(self) -> None:
         """Read the table once. Raises SQLAlchemyError, OSError or Unavailable."""
@@ -108,7 +108,7 @@ def refuse_revoked(connection: Connection, principal: Principal) -> None:
     """As Denylist.check, for a command that runs once. Raises Unauthenticated."""
     query = select(_ROW.kind).where(tuple_(_ROW.kind, _ROW.value).in_(sorted(_named(principal))), _IN_FORCE)
     if connection.execute(query).first() is not None:
-        raise Unauthenticated("The token is not valid.")
+        raise Unauthenticated("The token is not valid.", reason="revoked")
 
 
 def _named(principal: Principal) -> set[tuple[str, str]]:

@@ -80,7 +80,7 @@ class LoginSessions:
         if seen is None or now - seen >= self._idle_s:
             seen = await self._last_seen(principal, now)
         if now - seen >= self._idle_s:
-            raise Unauthenticated("The session was idle for too long: sign in again.")
+            raise Unauthenticated("The session was idle for too long: sign in again.", reason="idle")
         self._note(self._seen, principal.login, now)
         self._note(self._unwritten, principal.login, now)
 

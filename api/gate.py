@@ -6,12 +6,14 @@ nothing leaves before the trail has it: predictions write their own records, for
 """
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from contextlib import suppress
 from http import HTTPStatus
 from typing import Any, Final
 from uuid import UUID, uuid4
 
+from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -45,6 +47,8 @@ from errors import (
     Unavailable,
 )
 
+log = logging.getLogger(__name__)
+
 PROBES: Final = frozenset({"/livez", "/readyz"})
 _WATCH_FOR_DISCONNECT_AFTER_S: Final = 0.25
 _LONGEST_REQUEST_S: Final = 30.0  # before BentoML's own limit, whose answer would not be ours
@@ -58,6 +62,7 @@ class Gate:
         self._table = table
         self._system = system
         self._recording: set[asyncio.Task[None]] = set()
+        self._entrance: ASGIApp | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -65,7 +70,9 @@ class Gate:
         elif scope["type"] == "websocket":
             await self._websocket(scope, receive, send)
         else:
-            await self._http(scope, receive, send)
+            if self._entrance is None:  # what the system is, is known from the first request on
+                self._entrance = _shared_with(self._system().cors_origins, self._http)
+            await self._entrance(scope, receive, send)
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         """There are none: refused, with an event as any request that is refused."""
@@ -92,7 +99,9 @@ class Gate:
         outbound = _Outbound(send, request_id, before=lambda status: _record(system, visit, status))
         try:
             await _refuse_repeated(system, scope)
-            principal = ANONYMOUS if self._is_open(system, scope) else await _authenticate(system, scope, headers)
+            principal = (
+                ANONYMOUS if self._is_open(system, scope) else await _authenticate(system, scope, headers, request_id)
+            )
             visit.caller = caller_of(scope, headers, request_id, template, principal)
             if principal is not ANONYMOUS:
                 outbound.allowance = await system.quotas.spend(principal.subject)
@@ -277,19 +286,37 @@ async def _run_unless_disconnected(app: ASGIApp, scope: Scope, receive: _Replay,
             watcher.cancel()
 
 
+def _shared_with(origins: Sequence[str], app: ASGIApp) -> ASGIApp:
+    """Pages of these origins may call from a browser (CORS); a preflight tells nothing and leaves nothing on record."""
+    if not origins:
+        return app
+    return CORSMiddleware(
+        app,
+        allow_origins=list(origins),
+        allow_methods=["GET", "POST", "PUT", "DELETE"],
+        allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "X-Request-ID"],
+        expose_headers=[
+            *("X-Request-ID", "Idempotent-Replayed", "Retry-After"),
+            *("RateLimit-Limit", "RateLimit-Remaining", "RateLimit-Reset"),
+        ],
+    )
+
+
 async def _nothing() -> Message:
     return {"type": "http.disconnect"}
 
 
-async def _authenticate(system: System, scope: Scope, headers: Mapping[str, str]) -> Principal:
+async def _authenticate(system: System, scope: Scope, headers: Mapping[str, str], request_id: UUID) -> Principal:
     """Who asks. Raises Unauthenticated, or TooManyRequests for an address from which nobody gets in all the time."""
     try:
         scheme, _, token = headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not token:
             raise Unauthenticated("Send a token: Authorization: Bearer …")
         return await system.verifier.verify(token.strip())
-    except Unauthenticated:
+    except Unauthenticated as refused:
+        system.metrics.token_refused(refused.reason)
         await _spend_anonymous(system, scope)
+        log.info("token refused: %s (request %s)", refused.reason, request_id)
         raise
 
 

@@ -1,5 +1,6 @@
 """What the HTTP floor needs of the rooms below, built once by bootstrap."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -23,6 +24,7 @@ class System:
     """The parts that routes use."""
 
     demo: bool
+    cors_origins: Sequence[str]
     engine: AsyncEngine
     verifier: Door
     denylist: Denylist

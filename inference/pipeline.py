@@ -7,7 +7,7 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 from uuid import UUID
 
 import orjson
@@ -23,6 +23,8 @@ from errors import AuditUnavailable, FollowupError, IdempotencyConflict, Interna
 from inference.cache import CacheKeys, ResultCache
 from inference.deployments import Deployment, Deployments
 from inference.single_flight import SingleFlight
+
+REPLAYED: Final = "replayed"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -309,4 +311,4 @@ class Pipeline:
 
 def _replayed(body: bytes) -> Rendered:
     """An answer that was given before: its prediction is on record, that it was given again is not yet."""
-    return Rendered(body, recorded=False, outcome="replayed")
+    return Rendered(body, recorded=False, outcome=REPLAYED)

@@ -35,6 +35,13 @@ class Metrics:
             "followup_break_glass", "Uses of break-glass; each one is an alarm.", registry=self.registry
         )
 
+        self._tokens_refused = Counter(
+            "followup_tokens_refused", "Requests without a valid token, by why.", ["reason"], registry=self.registry
+        )
+
+    def token_refused(self, reason: str) -> None:
+        self._tokens_refused.labels(reason).inc()
+
     def break_glass(self) -> None:
         self._break_glass.inc()
 

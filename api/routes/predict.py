@@ -24,7 +24,7 @@ from api.system import System
 from clinical import wellness
 from errors import FieldFault, InvalidInput
 from inference.deployments import Deployment
-from inference.pipeline import Answer, PredictionRequest, Refusal, Rendered
+from inference.pipeline import REPLAYED, Answer, PredictionRequest, Refusal, Rendered
 
 SYMPTOM_MODEL = "clinical_ner"
 DETERIORATION_MODEL = "deterioration_lstm"
@@ -158,7 +158,9 @@ def _batch(admitted: Admitted, deployment: Deployment, outcomes: Sequence[Answer
 
 def _json(admitted: Admitted, rendered: Rendered) -> Response:
     admitted.visit.recorded, admitted.visit.outcome = rendered.recorded, rendered.outcome
-    return Response(rendered.body, media_type="application/json")
+    # draft-ietf-httpapi-idempotency-key-header names no header for this; payment APIs have made this one usual
+    headers = {"Idempotent-Replayed": "true"} if rendered.outcome == REPLAYED else None
+    return Response(rendered.body, media_type="application/json", headers=headers)
 
 
 def _cost(body: Any) -> int:

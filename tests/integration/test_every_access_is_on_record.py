@@ -111,10 +111,12 @@ def test_an_answer_given_again_is_an_access_of_its_own(
     server: Server, clinician: dict[str, str], traces: Callable[[str], list[dict[str, Any]]]
 ) -> None:
     headers = {**clinician, "Idempotency-Key": str(uuid.uuid4())}
-    found = []
+    found, said = [], []
     for _ in range(2):
-        _, request_id = send(server, "POST", f"{BASE}/predict/symptom-analysis", json=NOTE, headers=headers)
+        answer, request_id = send(server, "POST", f"{BASE}/predict/symptom-analysis", json=NOTE, headers=headers)
         found.append(traces(request_id))
+        said.append(answer.headers.get("Idempotent-Replayed"))
+    assert said == [None, "true"]
     assert [[trace["kind"] for trace in each] for each in found] == [["prediction"], ["event"]]
     assert found[1][0]["outcome"] == "replayed"
 
@@ -139,9 +141,11 @@ async def test_a_client_that_goes_away_is_on_record(
     request_id = str(uuid.uuid4())
     async with httpx.AsyncClient(base_url=server.url, timeout=0.4) as client:
         with pytest.raises(httpx.ReadTimeout):
-            body = {"text": "severe headache and nausea, " * 700}
+            # Far more work than the fastest machine does while the client waits.
+            notes = [{"id": f"{n}", "input_data": {"text": f"{n} severe headache, " * 900}} for n in range(16)]
             headers = {**clinician, "X-Request-ID": request_id}
-            await client.post(f"{BASE}/predict/symptom-analysis", json=body, headers=headers)
+            body = {"model_name": "clinical_ner", "items": notes}
+            await client.post(f"{BASE}/predict/batch", json=body, headers=headers)
     for _ in range(MANY_TRIES):
         if found := traces(request_id):
             break
