@@ -24,6 +24,7 @@ from access.quotas import Quotas, redis_counters
 from access.sessions import LoginSessions
 from access.tokens import TokenVerifier
 from api.system import System
+from api.tally import StrangerTally
 from audit.data_keys import DataKeys
 from audit.history import FirstAnswers, History
 from audit.key_encryption import KeyRing, KmsWrappingKey, LocalWrappingKey, root_key
@@ -72,6 +73,7 @@ class Runtime:
         await self.sessions.open()
         await self._refuse_external_models()
         await self.system.trail.open()
+        await self.system.strangers.open()
         await self.system.cache.open()
         await self.system.deployments.open()
         await self.performance_log.open()
@@ -89,6 +91,7 @@ class Runtime:
         await self.seal_lag.close()
         await self.maintenance.close()
         await self.system.deployments.close()
+        await self.system.strangers.close()
         await self.system.trail.close()
         await self.performance_log.close()
         await self.system.cache.close()
@@ -166,6 +169,7 @@ def bootstrap(
         keys=data_keys,
         trail=trail,
         history=History(engine, data_keys),
+        strangers=StrangerTally(trail, told=metrics.stranger_refused),
         metrics=metrics,
     )
     return Runtime(

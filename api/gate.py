@@ -43,6 +43,7 @@ from errors import (
     MethodNotAllowed,
     NotFound,
     Overloaded,
+    TooManyRequests,
     Unauthenticated,
     Unavailable,
 )
@@ -75,16 +76,29 @@ class Gate:
             await self._entrance(scope, receive, send)
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """There are none: refused, with an event as any request that is refused."""
+        """There are none: refused, with an event and on somebody's account as any request that is refused."""
         headers = headers_of(scope)
         template = self._table.template("GET", scope["path"])
         request_id = as_uuid(headers.get("x-request-id")) or uuid4()
         system = self._system()
+        visit = Visit(caller_of(scope, headers, request_id, template, ANONYMOUS))
+        status: int = HTTPStatus.FORBIDDEN
         await receive()
+        try:
+            await _refuse_repeated(system, scope)
+            if "authorization" in headers:
+                principal = await _authenticate(system, scope, headers, request_id)
+                visit.caller = caller_of(scope, headers, request_id, template, principal)
+                await system.quotas.spend(principal.subject)
+            else:
+                await _spend_anonymous(system, scope)
+        except (Unauthenticated, InvalidInput):
+            pass
+        except TooManyRequests as error:
+            status = error.status
         with suppress(AuditUnavailable):  # the answer tells nothing that the trail should have first
-            visit = Visit(caller_of(scope, headers, request_id, template, ANONYMOUS))
-            await _record(system, visit, HTTPStatus.FORBIDDEN)
-        system.metrics.request(template, HTTPStatus.FORBIDDEN)
+            await _record(system, visit, status)
+        system.metrics.request(template, status)
         await send({"type": "websocket.close", "code": 4404})  # before it was accepted: 403
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -163,8 +177,10 @@ class Gate:
 
 
 async def _record(system: System, visit: Visit, status: int) -> None:
-    """Returns once the trail has this request. Raises AuditUnavailable."""
-    if not (visit.recorded and status < 400):
+    """Returns once the trail has this request, or it is counted among a stranger's. Raises AuditUnavailable."""
+    if status == HTTPStatus.TOO_MANY_REQUESTS and visit.caller.principal == ANONYMOUS.subject:
+        system.strangers.count(visit.caller.ip_address)
+    elif not (visit.recorded and status < 400):
         await system.trail.event(visit.event(status))
 
 

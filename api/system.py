@@ -10,6 +10,7 @@ from access.care_team import CareTeam
 from access.denylist import Denylist
 from access.door import Door
 from access.quotas import Quotas
+from api.tally import StrangerTally
 from audit.data_keys import DataKeys
 from audit.history import History
 from audit.trail import Trail
@@ -37,6 +38,7 @@ class System:
     keys: DataKeys
     trail: Trail
     history: History
+    strangers: StrangerTally
     metrics: Metrics
 
     @property

@@ -4,6 +4,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from api.tally import LIMITED
 from audit.record import Caller, Event, new_id
 
 ABANDONED = 499  # nginx's number for a client that went away before its answer
@@ -45,5 +46,5 @@ def _outcome(status: int) -> str:
     if status in {401, 403}:
         return "denied"
     if status == 429:
-        return "limited"
+        return LIMITED
     return "refused" if status < 500 else "failed"

@@ -39,6 +39,13 @@ class Metrics:
             "followup_tokens_refused", "Requests without a valid token, by why.", ["reason"], registry=self.registry
         )
 
+        self._strangers_refused = Counter(
+            "followup_strangers_refused", "Requests without a valid token beyond the quota.", registry=self.registry
+        )
+
+    def stranger_refused(self) -> None:
+        self._strangers_refused.inc()
+
     def token_refused(self, reason: str) -> None:
         self._tokens_refused.labels(reason).inc()
 
