@@ -2,7 +2,8 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from http import HTTPStatus
 
 from api.tally import LIMITED
 from audit.record import Caller, Event, new_id
@@ -36,6 +37,10 @@ class Visit:
             latency_ms=(time.perf_counter() - self.started) * 1000,
             detail=self.detail if status < 400 else None,
         )
+
+    def denial(self, patient_id: str | None) -> Event:
+        """The event of a part of this request that its caller may not ask for."""
+        return replace(self, patients=() if patient_id is None else (patient_id,)).event(HTTPStatus.FORBIDDEN)
 
 
 def _outcome(status: int) -> str:

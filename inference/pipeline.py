@@ -5,7 +5,7 @@ No answer leaves before its record is committed. The cache may be gone, the audi
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 from uuid import UUID
@@ -19,7 +19,7 @@ from audit.history import FirstAnswers
 from audit.record import BREAK_GLASS_PURPOSE, Caller, FirstAnswer, Record, new_id
 from audit.trail import KeyTaken, Trail
 from database.reading import bounded
-from errors import AuditUnavailable, FollowupError, IdempotencyConflict, InternalFault, Overloaded
+from errors import AuditUnavailable, FollowupError, Forbidden, IdempotencyConflict, InternalFault, Overloaded
 from inference.cache import CacheKeys, ResultCache
 from inference.deployments import Deployment, Deployments
 from inference.single_flight import SingleFlight
@@ -146,11 +146,14 @@ class Pipeline:
         caller: Caller,
         requests: Sequence[PredictionRequest],
         render: Callable[[Deployment, Sequence[Answer | Refusal]], bytes],
+        *,
+        deny: Callable[[Sequence[Refusal]], Awaitable[None]],
         idempotency: Idempotency | None = None,
     ) -> Rendered:
         """One answer or refusal for each request, in order.
 
         All requests name the same model and are answered by the same version of it; their records share one commit.
+        `deny` puts on record what the caller may not ask for, before anything is answered.
         """
         policy.require(principal, policy.Action.PREDICT)
         if idempotency is not None and (first := await self._replay(principal, caller, idempotency)) is not None:
@@ -158,6 +161,8 @@ class Pipeline:
         deployment = self._deployments.get(requests[0].model_name)
         attempts = (self._attempt(principal, caller, deployment, request) for request in requests)
         outcomes = await asyncio.gather(*attempts)
+        if denied := [each for each in outcomes if isinstance(each, Refusal) and isinstance(each.error, Forbidden)]:
+            await deny(denied)
         recorded = [outcome for outcome in outcomes if not isinstance(outcome, Refusal)]
         shown = [outcome if isinstance(outcome, Refusal) else outcome[0] for outcome in outcomes]
         rendered = await self._commit(recorded, render(deployment, shown), caller, idempotency)

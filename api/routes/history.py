@@ -50,6 +50,7 @@ async def history(system: System, admitted: Admitted) -> Response:
     for name in ("patient_id", "model_name"):
         if name in query and not _NAME.fullmatch(query[name]):
             raise InvalidInput("A query parameter is not valid.", [FieldFault(f"/{name}", "has not the form of one")])
+    admitted.visit.target = query.get("patient_id")  # whom was asked for, also where nothing may be shown of them
     page = await bounded(
         system.history.page(
             sight_of(admitted.principal),

@@ -1,5 +1,6 @@
 """The predicting calls: body → pipeline → answer."""
 
+import asyncio
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -98,8 +99,20 @@ async def predict_batch(system: System, admitted: Admitted) -> Response:
         for item in body.items
     ]
     admitted.visit.patients = [item.patient_id for item in body.items if item.patient_id is not None]
+    whose = {item.id: item.patient_id for item in body.items}
+
+    async def deny(refusals: Sequence[Refusal]) -> None:
+        """Each is on record as the single call's refusal is, with its own patient."""
+        events = [admitted.visit.denial(whose[refusal.item_id]) for refusal in refusals if refusal.item_id is not None]
+        await asyncio.gather(*map(system.trail.event, events))
+
     rendered = await system.pipeline.predict_batch(
-        admitted.principal, admitted.caller, requests, partial(_batch, admitted), admitted.idempotency
+        admitted.principal,
+        admitted.caller,
+        requests,
+        partial(_batch, admitted),
+        deny=deny,
+        idempotency=admitted.idempotency,
     )
     return _json(admitted, rendered)
 
