@@ -40,6 +40,7 @@ _PREDICTION: Final[tuple[tuple[LiteralString, LiteralString], ...]] = (
     ("cache_hit", "number"),
     ("inference_time_ms", "number"),
     ("latency_ms", "number"),
+    ("answer_commitment", "bytes"),
 )
 _EVENT: Final[tuple[tuple[LiteralString, LiteralString], ...]] = (
     ("created_at", "time"),

@@ -35,7 +35,17 @@ from errors import SetupError
 
 _ED25519: Final = b"\x01"
 _NAME: Final = re.compile(r"[^\s+\u0000-\u001f]{1,128}")
-_TIME: Final = "%Y-%m-%dT%H:%M:%S.%fZ"
+TIME: Final = "%Y-%m-%dT%H:%M:%S.%fZ"
+
+
+def encoded(raw: bytes) -> str:
+    """Base64, as in notes."""
+    return base64.b64encode(raw).decode()
+
+
+def decoded(text: str) -> bytes:
+    """The other way round. Raises ValueError."""
+    return base64.b64decode(text, validate=True)
 
 
 class BadNote(Exception):
@@ -55,7 +65,7 @@ class Checkpoint:
     @property
     def body(self) -> str:
         root = base64.b64encode(self.root).decode()
-        time = self.time.astimezone(UTC).strftime(_TIME)
+        time = self.time.astimezone(UTC).strftime(TIME)
         return f"{self.origin}\n{self.size}\n{root}\ntime {time}\nhorizon {self.horizon}\n"
 
     @classmethod
@@ -67,7 +77,7 @@ class Checkpoint:
                 origin,
                 int(size),
                 base64.b64decode(root, validate=True),
-                datetime.strptime(time.removeprefix("time "), _TIME).replace(tzinfo=UTC),
+                datetime.strptime(time.removeprefix("time "), TIME).replace(tzinfo=UTC),
                 int(horizon.removeprefix("horizon ")),
             )
         except (ValueError, binascii.Error) as error:
@@ -125,6 +135,14 @@ class Verifier:
             except (InvalidSignature, ValueError, binascii.Error) as error:
                 raise BadNote("The note's signature does not hold.") from error
         raise BadNote("The note is not signed with this key.")
+
+    def holds(self, text: str, signature: str) -> bool:
+        """Whether a bare signature, in Base64, is this key's of the text."""
+        try:
+            self._key.verify(decoded(signature), text.encode())
+        except (InvalidSignature, ValueError, TypeError):
+            return False
+        return True
 
     def checkpoint(self, note: str) -> Checkpoint:
         """What a signed checkpoint says. Raises BadNote."""

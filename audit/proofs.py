@@ -11,7 +11,8 @@ from audit import merkle
 from audit.canonical import PREDICTIONS, leaf_bytes, row, selection
 from audit.merkle import Node
 from audit.record import created_at
-from audit.sealing import NODES, OLDEST_UNSEALED
+from audit.sealing import OLDEST_UNSEALED
+from audit.stored_tree import NODES, node_parameters
 from database.reading import EVERYTHING, state
 from errors import InternalFault, NotFound, NotSealedYet
 
@@ -96,13 +97,7 @@ def _stored(connection: Connection, prediction_id: UUID, at: datetime) -> dict[s
 
 
 def _proof(connection: Connection, path: list[merkle.Parts]) -> list[str]:
-    nodes = merkle.needed(path)
-    inner = [node for node in nodes if node.level > 0]
-    parameters = {
-        "levels": [node.level for node in inner],
-        "positions": [node.position for node in inner],
-        "leaves": [node.position for node in nodes if node.level == 0],
-    }
+    parameters = node_parameters(tuple(merkle.needed(path)))
     hashes = {
         Node(level, position): bytes(hashed)
         for level, position, hashed in connection.exec_driver_sql(NODES, parameters)

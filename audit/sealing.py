@@ -1,9 +1,9 @@
 """The sealer: puts every committed row of the trail into the Merkle tree, and signs what the tree is.
 
 Which rows are committed for good is not known from their ids: transactions commit out of order. So rows carry the id of
-their transaction, and what is sealed is everything below the oldest transaction that still runs (the snapshot's xmin):
-nothing can appear there any more. One pass is one transaction: leaves, inner nodes and the signed checkpoint are there
-together or not at all, whatever dies when.
+their transaction, and what is sealed is everything below the oldest transaction that still runs and could write
+(audit/horizon.py): nothing can appear there any more. One pass is one transaction: leaves, inner nodes and the signed
+checkpoint are there together or not at all, whatever dies when.
 
 What was signed last is remembered outside the database too (`LastSigned`): a database that was put back, or emptied, by
 somebody without the key must not be signed as if nothing had been there.
@@ -13,22 +13,24 @@ It is a process of its own with a role of its own; the server never has the sign
 
 import heapq
 import logging
-import os
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Final, LiteralString
 
 import psycopg
 from psycopg import Connection, IsolationLevel
 
-from audit.anchor import AnchorFailed, AnchorPlace
 from audit.canonical import EVENTS, PREDICTIONS, SOURCES, leaf_bytes, row, selection
-from audit.checkpoint import BadNote, Checkpoint, Signer, Verifier
-from audit.merkle import Frontier, Node, complete_subtrees, consistency_path, extends, leaf_hash, needed, proof
+from audit.checkpoint import Checkpoint, Signer
+from audit.continuing import ANOTHER_CLUSTER, restoration_to_go_on_from
+from audit.horizon import finished_below
+from audit.last_signed import LastSigned
+from audit.merkle import Frontier, Node, leaf_hash
+from audit.restoration import Stated, stated
+from audit.stored_tree import Head, StoredTree
 from errors import SetupError
 
 log = logging.getLogger(__name__)
@@ -38,36 +40,49 @@ ALARM_LAG_S: Final = 5.0
 _PAUSE_BEFORE_RECONNECT_S: Final = 0.25
 _ROWS_A_FETCH: Final = 500
 
-_STATE: Final[LiteralString] = """
-SELECT pg_try_advisory_xact_lock(20220004), pg_snapshot_xmin(pg_current_snapshot())::text::bigint,
-       c.tree_size, c.root_hash, c.note, c.horizon
-FROM (SELECT) AS one LEFT JOIN (SELECT * FROM audit_checkpoints ORDER BY tree_size DESC LIMIT 1) AS c ON true
+_NOW: Final[LiteralString] = """
+SELECT array(SELECT xid::text::bigint FROM pg_snapshot_xip(now) AS xid), pg_snapshot_xmax(now)::text::bigint,
+       EXISTS (SELECT FROM audit_restorations),
+       coalesce((SELECT horizon FROM audit_checkpoints ORDER BY tree_size DESC LIMIT 1), 0)
+FROM pg_current_snapshot() AS now
 """
+# Asked for only where there is something to seal: it costs a transaction's number.
+_TURN: Final[LiteralString] = "SELECT id FROM sealing_turn FOR UPDATE SKIP LOCKED"
 # The first transaction, and the first that does not belong to the chunk any more.
 _BOUNDS: Final[LiteralString] = """
 WITH sealable AS (
-    SELECT xid FROM ml_predictions WHERE xid >= %(from)s::text::xid8 AND xid < %(to)s::text::xid8
+    SELECT xid FROM ml_predictions AS r WHERE xid >= %(from)s::text::xid8 AND xid < %(to)s::text::xid8{predictions}
     UNION ALL
-    SELECT xid FROM audit_events WHERE xid >= %(from)s::text::xid8 AND xid < %(to)s::text::xid8
+    SELECT xid FROM audit_events AS r WHERE xid >= %(from)s::text::xid8 AND xid < %(to)s::text::xid8{events}
 )
 SELECT (SELECT xid::text::bigint FROM sealable ORDER BY xid LIMIT 1),
        (SELECT xid::text::bigint FROM sealable ORDER BY xid OFFSET %(rows)s LIMIT 1)
 """
-NODES: Final[LiteralString] = """
-SELECT level, position, node_hash FROM audit_nodes
-WHERE (level, position) IN (SELECT * FROM unnest(%(levels)s::smallint[], %(positions)s::bigint[]))
-UNION ALL
-SELECT 0, leaf_index, leaf_hash FROM audit_leaves WHERE leaf_index = ANY(%(leaves)s::bigint[])
-"""
+# Rows of a restored database may have numbers that its new transactions have yet to reach, and be sealed already. As a
+# sub-select, which is looked up row by row: a join may be made by reading all leaves.
+_NO_LEAF: Final[LiteralString] = (
+    " AND (SELECT l.leaf_index FROM audit_leaves AS l"
+    " WHERE l.row_id = r.id AND l.source = '{source}' AND l.created_at = r.created_at) IS NULL"
+)
 # Rows of the trail that no checkpoint covers: their transaction is at or above the last one's horizon.
-OLDEST_UNSEALED: Final[LiteralString] = """
-WITH sealed AS (SELECT coalesce(max(horizon), 0)::text::xid8 AS horizon FROM audit_checkpoints)
+_UNSEALED: Final[LiteralString] = (
+    "xid >= (SELECT horizon FROM sealed) AND xid < (SELECT pg_snapshot_xmax(pg_current_snapshot()))"
+    " AND (NOT (SELECT restored FROM sealed) OR (true{no_leaf}))"
+)
+OLDEST_UNSEALED: Final[LiteralString] = f"""
+WITH sealed AS (
+    SELECT coalesce((SELECT horizon FROM audit_checkpoints ORDER BY tree_size DESC LIMIT 1), 0)::text::xid8 AS horizon,
+           EXISTS (SELECT FROM audit_restorations) AS restored
+)
 SELECT greatest(0, extract(epoch FROM clock_timestamp() - min(created_at)))::float8 FROM (
-    SELECT created_at FROM ml_predictions WHERE xid >= (SELECT horizon FROM sealed)
+    SELECT created_at FROM ml_predictions AS r WHERE {_UNSEALED.format(no_leaf=_NO_LEAF.format(source=PREDICTIONS))}
     UNION ALL
-    SELECT created_at FROM audit_events WHERE xid >= (SELECT horizon FROM sealed)
+    SELECT created_at FROM audit_events AS r WHERE {_UNSEALED.format(no_leaf=_NO_LEAF.format(source=EVENTS))}
 ) AS unsealed
-"""
+"""  # noqa: S608 - no value is put into the text
+
+
+_Leaf = tuple[int, str, str, str, bytes]
 
 
 class AnotherSealer(Exception):
@@ -75,93 +90,21 @@ class AnotherSealer(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class _State:
-    """What the database says at the start of a pass: how far transactions are finished, and the last checkpoint."""
+class _Range:
+    """Which transactions a pass seals; `restored`: some of their rows may have a leaf already."""
 
-    horizon: int
-    size: int
-    root: bytes | None
-    note: str | None
-    sealed_to: int
+    start: int
+    end: int
+    restored: bool
+
+    def only_unsealed(self, source: LiteralString) -> LiteralString:
+        return _NO_LEAF.format(source=source) if self.restored else ""
 
 
 def seal_lag(connection: Connection[Any]) -> float:
     """Age in seconds of the oldest row that is not sealed, 0 if there is none."""
     found = connection.execute(OLDEST_UNSEALED).fetchone()
     return float(found[0]) if found is not None and found[0] is not None else 0.0
-
-
-def load_nodes(connection: Connection[Any], nodes: list[Node]) -> dict[Node, bytes]:
-    """The hashes of complete subtrees; those that are not stored are missing."""
-    inner = [node for node in nodes if node.level > 0]
-    parameters = {
-        "levels": [node.level for node in inner],
-        "positions": [node.position for node in inner],
-        "leaves": [node.position for node in nodes if node.level == 0],
-    }
-    found = connection.execute(NODES, parameters)
-    return {Node(level, position): bytes(hashed) for level, position, hashed in found}
-
-
-class LastSigned:
-    """The checkpoint that was signed last, in memory and in a file beside the key; and the newest that was anchored.
-
-    The file is written after the commit: whatever dies when, the tree may be ahead of it and never behind.
-    """
-
-    def __init__(self, verifier: Verifier, file: Path | None = None) -> None:
-        """Raises SetupError when the file cannot be used, or holds something else than a checkpoint of this key."""
-        self._file = file
-        self.unproven: list[Checkpoint] = []  # what the stored tree must begin with, before anything is signed
-        self.newest: Checkpoint | None = None
-        if file is None:
-            return
-        try:
-            note = file.read_text(encoding="utf-8") if file.exists() else None
-            if note is not None:
-                self.unproven.append(verifier.checkpoint(note))
-            if not os.access(file.parent, os.W_OK | os.X_OK):
-                raise OSError
-        except BadNote as error:
-            raise SetupError("SEAL_STATE_FILE holds no checkpoint that is signed with this sealer's key.") from error
-        except (OSError, ValueError) as error:
-            raise SetupError("SEAL_STATE_FILE cannot be read or its folder not be written to.") from error
-
-    def recall(self, verifier: Verifier, place: AnchorPlace) -> None:
-        """The newest signed anchor counts too; others may have been put there by anybody."""
-        try:
-            for note in place.newest_first():
-                try:
-                    self.unproven.append(verifier.checkpoint(note))
-                except BadNote:
-                    log.error("sealer: an anchor is not signed with this sealer's key")
-                else:
-                    return
-        except AnchorFailed as error:
-            log.error(
-                "sealer: anchors cannot be read (%s), so nothing is known from them", type(error.__cause__).__name__
-            )
-
-    def keep(self, checkpoint: Checkpoint, note: str) -> None:
-        """After the commit."""
-        self.newest = checkpoint
-        if self._file is None:
-            return
-        part = self._file.with_name(f".{self._file.name}.{os.getpid()}")
-        try:
-            with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as output:
-                output.write(note.encode())
-                output.flush()
-                os.fsync(output.fileno())
-            part.replace(self._file)
-            folder = os.open(self._file.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
-        except OSError as error:
-            # Memory knows it as long as the process lives, and the next pass writes it again.
-            log.error("sealer: SEAL_STATE_FILE was not written (%s)", type(error).__name__)
 
 
 def _now() -> datetime:
@@ -183,6 +126,7 @@ class Sealer:
         self._connection = connection
         self._connection.isolation_level = IsolationLevel.REPEATABLE_READ
         self._signer = signer
+        self._tree = StoredTree(connection, signer.verifier)
         self._last = last or LastSigned(signer.verifier)
         self._clock = clock
         self._chunk_rows = chunk_rows
@@ -216,14 +160,28 @@ class Sealer:
         return sealed
 
     def _pass(self) -> tuple[int, Checkpoint, str] | None:
-        state = self._state()
-        frontier = self._check(state)
-        self._refuse_another_past(frontier)
-        bound = self._chunk_end(state)
-        if bound is None:
-            return None
+        found = self._connection.execute(_NOW).fetchone()
+        assert found is not None
+        running, following, restored, sealed_to = found
+        if following < sealed_to and not restored:
+            raise SetupError(ANOTHER_CLUSTER)
+        head = self._tree.head()
+        goes_on_from = self._refuse_another_past(head, following, restored=restored)
+        horizon = finished_below(self._connection, running, following)
+        frontier = head.frontier
         first = frontier.size
-        self._add_leaves(frontier, state.sealed_to, bound)
+        if goes_on_from is not None:
+            bound = horizon
+            self._take_turn()
+            self._add_leaves(frontier, self._restored_rows(goes_on_from))
+        else:
+            # A transaction that was left out once stays below what is sealed, whatever its role may do by now.
+            due = self._chunk(_Range(head.horizon, max(horizon, head.horizon), restored))
+            if due is None:
+                return None
+            bound = due.end
+            self._take_turn()
+            self._add_leaves(frontier, heapq.merge(*(self._rows(source, due) for source in SOURCES)))
         checkpoint = Checkpoint(self._signer.verifier.name, frontier.size, frontier.root, self._clock(), bound)
         note = self._signer.sign(checkpoint.body)
         self._connection.execute(
@@ -232,88 +190,48 @@ class Sealer:
         )
         return frontier.size - first, checkpoint, note
 
-    def _refuse_another_past(self, frontier: Frontier) -> None:
-        """Raises SetupError unless the tree begins with what was signed last, and with what was anchored."""
-        for known in (*self._last.unproven, self._last.newest):
-            if known is not None and known.size > 0 and not self._begins_with(known, frontier):
-                log.error("sealer: what was signed before is not in the database any more; nothing is signed")
-                raise SetupError(
-                    "The stored tree does not continue what was signed last: records were removed, or the database was"
-                    " put back to an earlier state. docs/audit.md says what to do."
-                )
-        if self._last.newest is None and frontier.size > 0 and not self._last.unproven:
+    def _refuse_another_past(self, head: Head, following: int, *, restored: bool) -> Stated | None:
+        """The restoration to go on from, where one is next. Raises SetupError when nothing may be signed."""
+        last, verifier = self._last, self._signer.verifier
+
+        def statements() -> list[Stated]:
+            return stated(self._connection, verifier) if restored else []
+
+        went_back = following < head.horizon
+        found = restoration_to_go_on_from(self._tree, head, last, statements, went_back=went_back)
+        if found is not None:
+            return found  # what was signed last stays what it is until more is signed
+        if last.newest is None and head.frontier.size > 0 and not last.unproven:
             log.warning("sealer: there is no SEAL_STATE_FILE yet, so the database's last checkpoint is believed")
-        self._last.unproven.clear()
+        last.unproven.clear()
         # Another sealer may have gone on meanwhile: what this one has seen must stay as well.
-        self._last.newest = Checkpoint(self._signer.verifier.name, frontier.size, frontier.root, self._clock(), 0)
+        last.newest = Checkpoint(verifier.name, head.frontier.size, head.frontier.root, self._clock(), 0)
+        return None
 
-    def _begins_with(self, known: Checkpoint, frontier: Frontier) -> bool:
-        if known.size >= frontier.size:
-            return (known.size, known.root) == (frontier.size, frontier.root)
-        path = consistency_path(known.size, frontier.size)
-        hashes = load_nodes(self._connection, needed(path))
-        try:
-            between = proof(path, hashes.__getitem__)
-        except KeyError:
-            return False
-        return extends(known.size, frontier.size, between, known.root, frontier.root)
+    def _take_turn(self) -> None:
+        """Nobody else seals until this transaction ends. Raises AnotherSealer, or SetupError when nobody can."""
+        if self._connection.execute(_TURN).fetchone() is not None:
+            return
+        if self._connection.execute("SELECT FROM sealing_turn").fetchone() is None:
+            raise SetupError("The row of sealing_turn is gone, so that nobody can seal: the schema was tampered with.")
+        raise AnotherSealer
 
-    def _state(self) -> _State:
-        found = self._connection.execute(_STATE).fetchone()
-        assert found is not None
-        locked, horizon, size, root, note, sealed_to = found
-        if not locked:
-            raise AnotherSealer
-        if sealed_to is not None and horizon < sealed_to:
-            raise SetupError(
-                "The database has fewer transactions than were sealed already: it was restored into another cluster."
-            )
-        return _State(horizon, size or 0, None if root is None else bytes(root), note, sealed_to or 0)
-
-    def _check(self, state: _State) -> Frontier:
-        """The tree's right edge, which must be that of the last signed checkpoint. Raises SetupError if it isn't."""
-        if state.note is None:
-            if self._connection.execute("SELECT 1 FROM audit_leaves LIMIT 1").fetchone():
-                raise SetupError("There are sealed leaves but no checkpoint: the trail was tampered with.")
-            return Frontier()
-        try:
-            signed = self._signer.verifier.checkpoint(state.note)
-        except BadNote as error:
-            raise SetupError("The last checkpoint is not signed with this sealer's key.") from error
-        if (signed.size, signed.root, signed.horizon) != (state.size, state.root, state.sealed_to):
-            raise SetupError("The last checkpoint is not what was signed: the trail was tampered with.")
-        stored = self._stored_frontier(signed.size)
-        if stored is None or stored.root != signed.root:
-            raise SetupError("The stored tree is not the one that was signed last: the trail was tampered with.")
-        return stored
-
-    def _stored_frontier(self, size: int) -> Frontier | None:
-        """Read anew at each pass: a handful of hashes by primary key costs less than trusting memory."""
-        if self._connection.execute("SELECT 1 FROM audit_leaves WHERE leaf_index >= %s LIMIT 1", (size,)).fetchone():
-            return None
-        hashes = load_nodes(self._connection, list(complete_subtrees(0, size)))
-        try:
-            return Frontier.load(size, hashes.__getitem__)
-        except KeyError:
-            return None
-
-    def _chunk_end(self, state: _State) -> int | None:
-        """Up to which transaction this pass seals: whole transactions only, so that the horizon says all."""
-        parameters = {"from": str(state.sealed_to), "to": str(state.horizon), "rows": self._chunk_rows}
-        bounds = self._connection.execute(_BOUNDS, parameters).fetchone()
+    def _chunk(self, due: _Range) -> _Range | None:
+        """What of it this pass seals: whole transactions only, so that the horizon says all."""
+        query = _BOUNDS.format(predictions=due.only_unsealed(PREDICTIONS), events=due.only_unsealed(EVENTS))
+        parameters = {"from": str(due.start), "to": str(due.end), "rows": self._chunk_rows}
+        bounds = self._connection.execute(query, parameters).fetchone()
         assert bounds is not None
         first, after = bounds
         if first is None:
             return None
-        if after is None:
-            return state.horizon
-        return int(after if after > first else first + 1)
+        end = due.end if after is None else int(after if after > first else first + 1)
+        return replace(due, end=end)
 
-    def _add_leaves(self, frontier: Frontier, from_xid: int, to_xid: int) -> None:
+    def _add_leaves(self, frontier: Frontier, rows: Iterable[_Leaf]) -> None:
         leaves: list[tuple[int, str, str, str, bytes]] = []
         nodes: list[tuple[Node, bytes]] = []
-        streams = [self._rows(source, from_xid, to_xid) for source in SOURCES]
-        for _, created_at, row_id, source, hashed in heapq.merge(*streams):
+        for _, created_at, row_id, source, hashed in rows:
             leaves.append((frontier.size, source, created_at, row_id, hashed))
             nodes.extend(frontier.append(hashed))
         with self._connection.cursor() as cursor:
@@ -326,22 +244,34 @@ class Sealer:
                 for node, hashed in nodes:
                     copy.write_row((node.level, node.position, hashed))
 
-    def _rows(self, source: str, from_xid: int, to_xid: int) -> Iterator[tuple[int, str, str, str, bytes]]:
+    def _rows(self, source: LiteralString, due: _Range) -> Iterator[_Leaf]:
+        return self._read(
+            source,
+            f"r.xid >= %s::text::xid8 AND r.xid < %s::text::xid8{due.only_unsealed(source)}",
+            (str(due.start), str(due.end)),
+        )
+
+    def _restored_rows(self, statement: Stated) -> Iterator[_Leaf]:
+        """The statement, then every row without a leaf: those of before the restore have another cluster's numbers."""
+        no_leaf: LiteralString = (
+            "r.id <> %s AND NOT EXISTS (SELECT FROM audit_leaves AS l"
+            " WHERE l.row_id = r.id AND l.source = %s AND l.created_at = r.created_at)"
+        )
+        yield from self._read(EVENTS, "r.id = %s", (statement.event_id,))
+        yield from heapq.merge(*(self._read(source, no_leaf, (statement.event_id, source)) for source in SOURCES))
+
+    def _read(self, source: LiteralString, which: LiteralString, parameters: Sequence[Any]) -> Iterator[_Leaf]:
         """(transaction, created_at, id, table, leaf's hash) in order, hashed as they come: rows may be large."""
         query: LiteralString = (
-            f"SELECT r.xid::text::bigint, {selection(source)} FROM {_table(source)} AS r"  # noqa: S608 - constants
-            " WHERE r.xid >= %s::text::xid8 AND r.xid < %s::text::xid8 ORDER BY r.xid, r.created_at, r.id"
+            f"SELECT r.xid::text::bigint, {selection(source)} FROM {source} AS r WHERE {which}"  # noqa: S608 - constants
+            " ORDER BY r.xid, r.created_at, r.id"
         )
         with self._connection.cursor(name=f"sealing_{source}") as cursor:
             cursor.itersize = _ROWS_A_FETCH
-            cursor.execute(query, (str(from_xid), str(to_xid)))
+            cursor.execute(query, parameters)
             for xid, *values in cursor:
                 sealed = row(source, values)
                 yield xid, sealed["created_at"], sealed["id"], source, leaf_hash(leaf_bytes(source, sealed))
-
-
-def _table(source: str) -> LiteralString:
-    return PREDICTIONS if source == PREDICTIONS else EVENTS
 
 
 def connect(database_url: str) -> Connection[Any]:
@@ -395,4 +325,4 @@ def _alarm(connection: Connection[Any]) -> None:
     except psycopg.Error:
         return  # the next pass finds out, and says so
     if lag_s > ALARM_LAG_S:
-        log.error("sealer: rows wait to be sealed for %.0f s; does a transaction stay open?", lag_s)
+        log.error("sealer: rows wait to be sealed for %.0f s; does a transaction that may write stay open?", lag_s)

@@ -39,7 +39,8 @@ def seal() -> None:
 
     from audit.anchor import AnchorThread, anchor_place
     from audit.checkpoint import Signer
-    from audit.sealing import LastSigned, run
+    from audit.last_signed import LastSigned
+    from audit.sealing import run
     from database.engine import libpq_url
     from settings import load_sealer_settings
 
@@ -65,6 +66,37 @@ def seal() -> None:
         stop.set()
         if anchoring is not None:
             anchoring.join(15)
+
+
+@app.command()
+@explained
+def restored(reason: Annotated[str, typer.Option(help="Why; kept in plain, so name nobody.")]) -> None:
+    """State, signed with the seal key, that this database was restored from a backup; then the sealer goes on from it.
+
+    Needs SEAL_KEY_FILE, and SEAL_STATE_FILE or AUDIT_ANCHOR as the sealer had them: they say what was signed last.
+    """
+    from datetime import UTC, datetime
+
+    from access.principal import Role
+    from audit.anchor import anchor_place
+    from audit.checkpoint import Signer
+    from audit.last_signed import LastSigned
+    from audit.restoration import RESTORED, put_on_record, state
+    from commands.operator import operating
+    from settings import load_sealer_settings
+
+    settings = load_sealer_settings()
+    signer = Signer.load(settings.key_file, settings.audit_origin)
+    last = LastSigned(signer.verifier, settings.state_file)
+    if (place := anchor_place(settings.audit_anchor, endpoint=settings.audit_anchor_s3_endpoint)) is not None:
+        last.recall(signer.verifier, place)
+    with operating(Role.ADMIN, Role.AUDITOR) as operator, operator.engine.begin() as connection:
+        raw: Any = connection.connection.driver_connection
+        by = operator.principal.subject
+        said = state(raw, signer.verifier, last, by=by, reason=reason, now=datetime.now(UTC))
+        put_on_record(connection, operator.event(RESTORED, target=said.signed(signer)))
+    lost = said.signed_last.size - said.size
+    console.print(f"{said.size} sealed records restored, {lost} lost; the sealer goes on from there", highlight=False)
 
 
 @contextmanager

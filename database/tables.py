@@ -139,6 +139,7 @@ class PredictionRecord(Table):
     cache_hit: Mapped[bool]
     inference_time_ms: Mapped[float]
     latency_ms: Mapped[float]
+    answer_commitment: Mapped[bytes | None]  # audit/commitment.py; null before there were any
     xid: Mapped[str] = mapped_column(XID8, server_default=func.pg_current_xact_id(), index=True)
 
 
@@ -231,6 +232,25 @@ class AuditAnchor(Table):
     tree_size: Mapped[int] = mapped_column(BigInteger)
     place: Mapped[str]
     anchored_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+
+
+class SealingTurn(Table):
+    """One row. Whoever has locked it seals; only the sealer's role may, so that nobody else can keep it."""
+
+    __tablename__ = "sealing_turn"
+    __table_args__ = (CheckConstraint("id = 1", name="only"),)
+
+    id: Mapped[int] = mapped_column(SmallInteger, primary_key=True, autoincrement=False)
+
+
+class AuditRestoration(Table):
+    """Which event says that this database was restored from a backup: audit/restoration.py."""
+
+    __tablename__ = "audit_restorations"
+    __table_args__ = (PrimaryKeyConstraint("created_at", "event_id"),)
+
+    created_at: Mapped[datetime]
+    event_id: Mapped[UUID]
 
 
 class LegalHold(Table):

@@ -19,8 +19,9 @@ from audit import verify
 from audit.anchor import DirectoryAnchor, anchor_newest
 from audit.checkpoint import BadNote, Signer
 from audit.export import encode, export
+from audit.last_signed import LastSigned
 from audit.merkle import Frontier, Node
-from audit.sealing import AnotherSealer, LastSigned, Sealer, connect, run, seal_lag
+from audit.sealing import AnotherSealer, Sealer, connect, run, seal_lag
 from database.engine import open_engine
 from embedded.postgres import EmbeddedPostgres
 from errors import SetupError
