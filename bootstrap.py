@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from access.break_glass import BreakGlass
+from access.break_glass import BreakGlass, Ceiling
 from access.care_team import CareTeam
 from access.denylist import Denylist
 from access.door import Door
@@ -162,7 +162,18 @@ def bootstrap(
         denylist=denylist,
         quotas=_quotas(settings, quota_redis, data_keys.digest("quotas").of),
         care_team=care_team,
-        break_glass=BreakGlass(engine, data_keys, alarm=metrics.break_glass, changed=care_team.forget),
+        break_glass=BreakGlass(
+            engine,
+            data_keys,
+            alarm=metrics.break_glass,
+            changed=care_team.forget,
+            digest=data_keys.digest("break-glass confirmations").of,
+            ceiling=Ceiling(
+                most_open=settings.break_glass_most_open,
+                most_a_day=settings.break_glass_most_a_day,
+                hard_stop=settings.break_glass_hard_stop,
+            ),
+        ),
         pipeline=pipeline,
         deployments=deployments,
         cache=cache,

@@ -11,6 +11,7 @@
     ├── MethodNotAllowed        405
     ├── Conflict                409
     │   ├── IdempotencyConflict 409
+    │   ├── ConfirmationNeeded  409
     │   └── NotSealedYet        409, with Retry-After
     ├── BodyTooSlow             408
     ├── BodyTooLarge            413
@@ -151,6 +152,17 @@ class IdempotencyConflict(Conflict):
     """This Idempotency-Key was used with another body."""
 
     slug = "idempotency-conflict"
+
+
+class ConfirmationNeeded(Conflict):
+    """This has to be confirmed once more."""
+
+    slug = "confirmation-needed"
+
+    def __init__(self, detail: str = "", *, confirmation: str) -> None:
+        """`confirmation` is what the caller sends back."""
+        super().__init__(detail)
+        self.confirmation = confirmation
 
 
 class NotSealedYet(Conflict):

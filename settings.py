@@ -125,6 +125,18 @@ class Settings(BaseSettings):
         6000, ge=0, description="Requests without a valid token from one address in a minute; 0: no limit."
     )
 
+    break_glass_most_open: int = Field(
+        3,
+        ge=1,
+        description="Uses of break-glass by one clinician, open and not reviewed, that are not above the ceiling.",
+    )
+    break_glass_most_a_day: int = Field(
+        10, ge=1, description="Uses of break-glass by one clinician in a day that are not above the ceiling."
+    )
+    break_glass_hard_stop: bool = Field(
+        False, description="Refuse break-glass above the ceiling, instead of 10 minutes with a second confirmation."
+    )
+
     encryption_key: SecretStr = Field(
         SecretStr(""), description="Base64 of 32 random bytes. Wraps the keys of each patient; needed unless KMS does."
     )

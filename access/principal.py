@@ -1,24 +1,8 @@
 """Who is asking."""
 
-import re
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
-
-_UUID: Final = re.compile(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}(@[0-9]+)?")
-
-
-def canonical_subject(subject: str) -> str:
-    """The one spelling of a person's, patient's or login's id: a UUID in lower case, anything else as it is.
-
-    Without it, somebody with another spelling of their own id is somebody else. Migration 0004 has the same in SQL.
-    """
-    return subject.lower() if _UUID.fullmatch(subject) else subject
-
-
-def spellings(subject: str) -> list[str]:
-    """How rows from before there was one spelling may have it."""
-    return sorted({subject, canonical_subject(subject), subject.upper() if _UUID.fullmatch(subject) else subject})
 
 
 class Role(StrEnum):

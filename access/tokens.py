@@ -15,7 +15,8 @@ from typing import Any, Final
 import jwt
 
 from access.jwks import KeySource
-from access.principal import ANONYMOUS, Principal, Role, canonical_subject
+from access.principal import ANONYMOUS, Principal, Role
+from database.subjects import canonical_subject
 from errors import Unauthenticated
 
 LONGEST_LIFETIME_S: Final = 900  # 45 CFR 164.312(a)(2)(iii): who leaves is logged off

@@ -280,10 +280,14 @@ Patient = Annotated[str, typer.Argument(help="The patient's id, or `everybody`."
 def hold(patient: Patient, reason: Annotated[str, typer.Option(help="Why; kept as it is, so name nobody.")]) -> None:
     """Legal hold: from now on nothing of this patient is erased or archived."""
     from access.principal import Role
+    from access.reasons import says_something
     from audit.retention import place_hold
     from commands.operator import operating
+    from database.subjects import canonical_subject
 
-    whom = None if patient == "everybody" else patient
+    whom = None if patient == "everybody" else canonical_subject(patient)
+    if not says_something(reason):
+        raise SetupError("The reason must say something, in words.")
     with operating(Role.ADMIN) as operator, operator.engine.begin() as connection:
         place_hold(connection, whom, reason, by=operator.principal.subject)
 
