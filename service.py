@@ -6,6 +6,7 @@ followup up                           sets up everything for a demo first
 
 import logging
 import os
+import sys
 
 import bentoml
 from starlette.responses import Response
@@ -27,7 +28,12 @@ from api.schemas import (
 )
 from api.system import System
 from bootstrap import bootstrap
+from serving.exposure import refuse_other_listeners
+from serving.supervisor import replace_process_manager
+from serving.worker import Start
 from settings import load_settings
+
+replace_process_manager()  # `bentoml serve` imports this module before it would start its own
 
 # uvicorn believes X-Forwarded-For from any process of this machine unless told otherwise.
 os.environ["FORWARDED_ALLOW_IPS"] = os.environ.get("TRUSTED_PROXIES", "")
@@ -47,9 +53,12 @@ class FollowupML:
     """Self-hosted, audited predictions for wellness monitoring."""
 
     def __init__(self) -> None:
-        settings = load_settings()
-        _configure_logging(settings.log_level)
-        self.runtime = bootstrap(settings)
+        self.starting = Start.of_this_process()
+        with self.starting.told():
+            refuse_other_listeners(sys.argv)
+            settings = load_settings()
+            _configure_logging(settings.log_level)
+            self.runtime = bootstrap(settings)
 
     @property
     def system(self) -> System:
@@ -57,7 +66,9 @@ class FollowupML:
 
     @bentoml.on_startup
     async def start(self) -> None:
-        await self.runtime.open()
+        with self.starting.told():
+            await self.runtime.open()
+        self.starting.ready()
 
     @bentoml.on_shutdown
     async def stop(self) -> None:
@@ -102,7 +113,7 @@ class FollowupML:
 def _configure_logging(level: str) -> None:
     """Ours from `level`, libraries from WARNING: below that some of them log what they are given."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s [%(levelname)s] [%(name)s] %(message)s")
-    for room in ("access", "api", "audit", "database", "inference", "monitoring", "registry", "runners"):
+    for room in ("access", "api", "audit", "database", "inference", "monitoring", "registry", "runners", "serving"):
         logging.getLogger(room).setLevel(level)
 
 
