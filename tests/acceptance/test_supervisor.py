@@ -1,4 +1,4 @@
-"""One way into a server and one process that keeps it up: what other accounts find, what a death or a bad start does."""
+"""One way into a server, and one process that keeps it up: what others find, and what a death or a bad start does."""
 
 import os
 import signal
