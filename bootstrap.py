@@ -151,6 +151,9 @@ def bootstrap(
     metrics.gauge(
         "followup_audit_seal_lag_seconds", "How long the oldest record waits to be sealed.", lambda: lag.seconds
     )
+    metrics.gauge(
+        "followup_models_not_loaded", "Versions that are promoted and not loaded.", lambda: len(deployments.missing)
+    )
     system = System(
         demo=settings.followup_mode == "demo",
         engine=engine,
@@ -166,6 +169,7 @@ def bootstrap(
         trail=trail,
         history=History(engine, data_keys),
         metrics=metrics,
+        seal_lag=lag,
     )
     return Runtime(
         system=system,

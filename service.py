@@ -26,7 +26,7 @@ from api.schemas import (
     SymptomAnalysisRequest,
     SymptomAnalysisResponse,
 )
-from api.system import System
+from api.system import Readiness, System
 from bootstrap import bootstrap
 from serving.exposure import refuse_other_listeners
 from serving.supervisor import replace_process_manager
@@ -75,7 +75,7 @@ class FollowupML:
         await self.runtime.close()
 
     async def __is_ready__(self) -> bool:
-        return self.system.ready
+        return self.system.readiness is not Readiness.UNAVAILABLE
 
     @bentoml.api(route=PREDICT.path)
     async def predict(self, body: PredictRequest, /, ctx: bentoml.Context) -> PredictResponse:

@@ -1,6 +1,7 @@
 """What the HTTP floor needs of the rooms below, built once by bootstrap."""
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -16,6 +17,15 @@ from inference.cache import ResultCache
 from inference.deployments import Deployments
 from inference.pipeline import Pipeline
 from monitoring.metrics import Metrics
+from monitoring.seal_lag import SealLag
+
+
+class Readiness(StrEnum):
+    """What a load balancer must know, and one word for whoever looks after the server."""
+
+    READY = "ready"
+    DEGRADED = "degraded"  # answers and records, but somebody should look at it
+    UNAVAILABLE = "unavailable"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,8 +46,13 @@ class System:
     trail: Trail
     history: History
     metrics: Metrics
+    seal_lag: SealLag
 
     @property
-    def ready(self) -> bool:
-        """Whether predictions can be answered now: models loaded and warm, audit trail writable."""
-        return bool(self.deployments.active) and self.trail.reachable
+    def readiness(self) -> Readiness:
+        """Unavailable only where no prediction can be recorded or no model answers."""
+        if not self.deployments.active or not self.trail.reachable:
+            return Readiness.UNAVAILABLE
+        if self.deployments.missing or self.seal_lag.late:
+            return Readiness.DEGRADED
+        return Readiness.READY

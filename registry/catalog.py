@@ -13,6 +13,7 @@ from sqlalchemy.sql import func
 
 from database.tables import ModelVersion
 from errors import SetupError, UnknownModel
+from registry.kinds import require_known_kind
 from registry.signatures import CHALLENGER, Meaning, Signer, acts_on, require_approval, standing
 from registry.store import StoredModel
 
@@ -48,9 +49,10 @@ class Registered:
 def register(connection: Connection, stored: StoredModel, author: Signer) -> Registered:
     """Write a stored version into the catalog, signed by its author; one that is there must have the same digest.
 
-    One from before acts were signed is signed for now.
+    One from before acts were signed is signed for now. Raises SetupError for a kind that nothing here serves.
     """
     manifest = stored.manifest
+    require_known_kind(manifest.kind, stored.tag)
     known = find(connection, manifest.name, manifest.version)
     if known is not None:
         if known.digest != stored.digest:
@@ -133,11 +135,12 @@ def promote(
 ) -> None:
     """Let an approved version answer under an alias; the version that had it steps back.
 
-    Raises UnknownModel, or SetupError for a version that is still experimental, that nobody but its author approved, or
-    that is not shown to be better than simple baselines, unless `override` says why it may answer all the same: the
-    reason goes into the signature.
+    Raises UnknownModel, or SetupError for a version of a kind that nothing here serves, that is still experimental,
+    that nobody but its author approved, or that is not shown to be better than simple baselines, unless `override` says
+    why it may answer all the same: the reason goes into the signature.
     """
     candidate = _required(connection, name, version)
+    require_known_kind(candidate.kind, f"{name}:{version}")
     if candidate.stage == "experimental" and alias == "champion":
         raise SetupError(f"{name}:{version} is experimental: too little data stands behind it to let it answer.")
     if override == CHALLENGER:

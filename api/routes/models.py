@@ -86,6 +86,7 @@ def _summary(system: System, version: Registered) -> dict[str, Any]:
         "framework": version.framework,
         "digest": version.digest,
         "loaded": system.deployments.is_loaded(version.name, version.version),
+        "not_loaded_because": system.deployments.why_not_loaded(version.name, version.version),
         "created_by": version.created_by,
         "created_at": version.created_at,
         "metrics": version.metrics,
