@@ -34,11 +34,13 @@ from database.safety import refuse_powerful_role
 from inference.cache import CacheKeys, NoCache, RedisCache, ResultCache
 from inference.deployments import Deployments, RunnerFactory
 from inference.pipeline import Pipeline
+from monitoring.figures import Figures
 from monitoring.metrics import Metrics
 from monitoring.performance import Fanout, PerformanceLogger
 from monitoring.seal_lag import SealLag
 from registry import signatures
 from registry.agreements import require_agreements
+from registry.reports import Reports
 from registry.signatures import SigningKey
 from runners.batching import Limits
 from runners.deterioration import DeteriorationRunner
@@ -170,6 +172,8 @@ def bootstrap(
         history=History(engine, data_keys),
         metrics=metrics,
         seal_lag=lag,
+        figures=Figures(engine),
+        reports=Reports(),
     )
     return Runtime(
         system=system,

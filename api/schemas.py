@@ -350,6 +350,7 @@ class ModelVersionDetail(ModelVersionShown):
 class ModelDetail(_Shown):
     name: str
     versions: list[ModelVersionDetail]
+    next_cursor: str | None
 
 
 class PerformanceShown(_Shown):

@@ -16,8 +16,10 @@ from audit.trail import Trail
 from inference.cache import ResultCache
 from inference.deployments import Deployments
 from inference.pipeline import Pipeline
+from monitoring.figures import Figures
 from monitoring.metrics import Metrics
 from monitoring.seal_lag import SealLag
+from registry.reports import Reports
 
 
 class Readiness(StrEnum):
@@ -47,6 +49,8 @@ class System:
     history: History
     metrics: Metrics
     seal_lag: SealLag
+    figures: Figures
+    reports: Reports
 
     @property
     def readiness(self) -> Readiness:

@@ -20,6 +20,7 @@ from registry.store import StoredModel
 Alias = Literal["champion", "challenger"]
 
 _ROW: Final = ModelVersion.__table__.c
+_LONG: Final[dict[str, Any]] = {"input_schema": {}, "output_schema": {}, "training": {}, "model_card": ""}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,12 +189,25 @@ def find(connection: Connection, name: str, version: str) -> Registered | None:
     return None if row is None else Registered(**row)
 
 
-def versions(connection: Connection, name: str | None = None) -> Sequence[Registered]:
-    """All versions, or those of one model; newest first."""
-    query = select(*_ROW).order_by(_ROW.name, _ROW.created_at.desc(), _ROW.id.desc())
+def versions(connection: Connection, name: str | None = None, *, in_full: bool = True) -> Sequence[Registered]:
+    """All versions, or those of one model; newest first. Not in full: without schemas, card and training."""
+    left_out = {} if in_full else _LONG
+    columns = [column for column in _ROW if column.name not in left_out]
+    query = select(*columns).order_by(_ROW.name, _ROW.created_at.desc(), _ROW.id.desc())
     if name is not None:
         query = query.where(_ROW.name == name)
-    return [Registered(**row) for row in connection.execute(query).mappings()]
+    return [Registered(**left_out, **row) for row in connection.execute(query).mappings()]
+
+
+def page(
+    connection: Connection, name: str, *, limit: int, before: int | None
+) -> tuple[Sequence[Registered], int | None]:
+    """Versions of one model in full, those registered last first, and where the next page begins."""
+    query = select(*_ROW).where(_ROW.name == name).order_by(_ROW.id.desc()).limit(limit + 1)
+    if before is not None:
+        query = query.where(_ROW.id < before)
+    found = [Registered(**row) for row in connection.execute(query).mappings()]
+    return found[:limit], found[limit - 1].id if len(found) > limit else None
 
 
 def champions(connection: Connection) -> Sequence[Registered]:

@@ -108,7 +108,7 @@ class Server:
             connection.execute(insert(CareTeamMember).values(values))
         engine.dispose()
 
-    def start(self) -> None:
+    def start(self, *, until: str = "/readyz") -> None:
         if not self.port:
             with socket.socket() as probe:
                 probe.bind(("127.0.0.1", 0))
@@ -127,7 +127,7 @@ class Server:
                 start_new_session=True,
             )
         try:
-            self.wait_until_ready()
+            self.wait_until_ready(until)
         except BaseException:
             if self.process.poll() is None:
                 self._kill_family()
@@ -148,12 +148,12 @@ class Server:
         )
         return found
 
-    def wait_until_ready(self, *, within_s: float = 60) -> None:
+    def wait_until_ready(self, probe: str = "/readyz", *, within_s: float = 60) -> None:
         deadline = time.monotonic() + within_s
         while time.monotonic() < deadline:
             assert self.process is not None and self.process.poll() is None, self.log.read_text()
             try:
-                if httpx.get(f"{self.url}/readyz", timeout=2).status_code == 200:
+                if httpx.get(f"{self.url}{probe}", timeout=2).status_code == 200:
                     return
             except httpx.TransportError:
                 pass

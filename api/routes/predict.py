@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from access.policy import Action
 from api.problems import problem
-from api.routing import BASE, Admitted, Route
+from api.routing import BASE, EXPENSIVE, Admitted, Route
 from api.schemas import (
     BatchRequest,
     BatchResponse,
@@ -28,7 +28,6 @@ from inference.pipeline import Answer, PredictionRequest, Refusal, Rendered
 
 SYMPTOM_MODEL = "clinical_ner"
 DETERIORATION_MODEL = "deterioration_lstm"
-_EXPLAINED_COST = 10
 
 
 async def predict(system: System, admitted: Admitted) -> Response:
@@ -161,7 +160,7 @@ def _cost(body: Any) -> int:
     """Predictions that a quota counts: an explanation costs the model as much as many."""
     if isinstance(body, BatchRequest):
         return len(body.items)
-    return _EXPLAINED_COST if getattr(body, "explain", False) else 1
+    return EXPENSIVE if getattr(body, "explain", False) else 1
 
 
 def _route(path: str, summary: str, handler: Any, body: Any, response: Any) -> Route:
