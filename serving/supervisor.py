@@ -167,6 +167,15 @@ class Standin:
         self.exit_stack = ExitStack()  # BentoML puts here what is to be done at the end
         self.running = False
 
+    @classmethod
+    def for_bentoml(cls, *arguments: Any, **options: Any) -> "Standin":
+        """As the constructor, but what is refused ends this process with one line."""
+        try:
+            return cls(*arguments, **options)
+        except SetupError as error:
+            complain(str(error))
+            sys.exit(1)
+
     def start(self, cb: Callable[[Any], Any] | None = None) -> None:
         """Bind, run until the end, and leave with the exit code."""
         logging.getLogger("serving").setLevel(logging.INFO)
@@ -214,7 +223,7 @@ def replace_process_manager() -> None:
         circus.arbiter.Arbiter, "initialize"
     ):
         raise SetupError("This BentoML starts its workers in another way than the one that is supervised here.")
-    bentoml_circus.create_standalone_arbiter = Standin
+    bentoml_circus.create_standalone_arbiter = Standin.for_bentoml
     circus.arbiter.Arbiter.initialize = _refuse  # this is where it would open its ports
 
 

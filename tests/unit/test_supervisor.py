@@ -20,7 +20,7 @@ def test_bentoml_asks_for_its_process_manager_where_it_is_replaced() -> None:
     assert "import create_standalone_arbiter" in inspect.getsource(serving.serve_http)
     assert "arbiter.start(" in inspect.getsource(serving.serve_http)
     replace_process_manager()
-    assert of_bentoml.create_standalone_arbiter is Standin
+    assert of_bentoml.create_standalone_arbiter == Standin.for_bentoml
 
 
 def test_a_bentoml_without_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,10 +51,16 @@ def test_the_replaced_one_cannot_open_its_ports() -> None:
         {"watchers": [SimpleNamespace(numprocesses=1)] * 2},
     ],
 )
-def test_what_it_does_not_supervise_is_refused(given: dict[str, Any]) -> None:
+def test_what_it_does_not_supervise_is_refused_in_one_line(
+    given: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
     usual: dict[str, Any] = {"watchers": [SimpleNamespace(numprocesses=1)], "sockets": [object()]}
     with pytest.raises(SetupError):
         Standin(**usual | given)
+    with pytest.raises(SystemExit) as ended:
+        Standin.for_bentoml(**usual | given)
+    assert ended.value.code == 1
+    assert capsys.readouterr().err.count("followup: ") == 1
 
 
 def test_an_error_is_explained_without_what_it_carries() -> None:
