@@ -47,6 +47,7 @@ def of_its_own(
     server.stop()
 
 
+@pytest.mark.requirement("S7")
 def test_another_account_of_the_machine_finds_no_way_in_but_the_service(of_its_own: Server, tmp_path: Path) -> None:
     of_its_own.start()
     assert of_its_own.process is not None
