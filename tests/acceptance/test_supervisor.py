@@ -6,8 +6,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import httpx
@@ -28,12 +27,13 @@ DAY = {"pain_score_facial": 3, "pain_score_self_reported": 3, "respiratory_rate"
 WEEK = {"measurements": [DAY] * 7}
 
 
-@dataclass
-class Served(Server):
-    """Started by `followup serve`."""
+class StartedBy(Server):
+    """Started by another command."""
+
+    words: Sequence[str] = ()
 
     def command(self) -> list[str]:
-        return [sys.executable, "-m", "cli", "serve"]
+        return [sys.executable, "-m", *self.words]
 
 
 @pytest.fixture
@@ -54,26 +54,40 @@ def test_another_account_of_the_machine_finds_no_way_in_but_the_service(of_its_o
     assert_one_way_in(of_its_own.process.pid, of_its_own.port, tmp_path / "mark")
 
 
-def test_nor_does_it_in_one_that_followup_serve_started(of_its_own: Server, tmp_path: Path) -> None:
+@pytest.mark.requirement("S7")
+@pytest.mark.parametrize("way", ["followup serve", "bento"])
+def test_nor_does_it_however_the_server_was_started(of_its_own: Server, tmp_path: Path, way: str) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    environment = {"FOLLOWUP_PORT": str(port)}
-    served = Served(
+    served = StartedBy(
         of_its_own.database_url,
         of_its_own.app_database_url,
         of_its_own.issuer,
         of_its_own.log,
-        environment,
+        {"FOLLOWUP_PORT": str(port)},
         port,
         encryption_key=of_its_own.encryption_key,
     )
+    served.words = ["cli", "serve"]
+    if way == "bento":  # what the image runs
+        served.words = ["bentoml", "serve", str(built(tmp_path / "bentos")), "--host", "127.0.0.1", "--port", str(port)]
     served.start()
     assert served.process is not None
     try:
         assert_one_way_in(served.process.pid, port, tmp_path / "mark")
     finally:
         served.stop()
+
+
+def built(home: Path) -> Path:
+    """A folder that `bentoml build` made."""
+    home.mkdir()
+    command = [sys.executable, "-m", "bentoml", "build", "--output", "tag"]
+    environment = {**os.environ, "BENTOML_HOME": str(home)}
+    subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)
+    (folder,) = (path for path in (home / "bentos" / "followup_ml").iterdir() if path.is_dir())
+    return folder
 
 
 def test_a_worker_under_a_process_manager_that_takes_commands_does_not_start(of_its_own: Server) -> None:
