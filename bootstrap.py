@@ -35,11 +35,13 @@ from database.safety import refuse_powerful_role
 from inference.cache import CacheKeys, NoCache, RedisCache, ResultCache
 from inference.deployments import Deployments, RunnerFactory
 from inference.pipeline import Pipeline
+from monitoring.figures import Figures
 from monitoring.metrics import Metrics
 from monitoring.performance import Fanout, PerformanceLogger
 from monitoring.seal_lag import SealLag
 from registry import signatures
 from registry.agreements import require_agreements
+from registry.reports import Reports
 from registry.signatures import SigningKey
 from runners.batching import Limits
 from runners.deterioration import DeteriorationRunner
@@ -154,6 +156,9 @@ def bootstrap(
     metrics.gauge(
         "followup_audit_seal_lag_seconds", "How long the oldest record waits to be sealed.", lambda: lag.seconds
     )
+    metrics.gauge(
+        "followup_models_not_loaded", "Versions that are promoted and not loaded.", lambda: len(deployments.missing)
+    )
     system = System(
         demo=settings.followup_mode == "demo",
         cors_origins=settings.cors_origins,
@@ -182,6 +187,9 @@ def bootstrap(
         history=History(engine, data_keys),
         strangers=StrangerTally(trail, told=metrics.stranger_refused),
         metrics=metrics,
+        seal_lag=lag,
+        figures=Figures(engine),
+        reports=Reports(),
     )
     return Runtime(
         system=system,

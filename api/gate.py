@@ -14,7 +14,7 @@ from typing import Any, Final
 from uuid import UUID, uuid4
 
 from starlette.middleware.cors import CORSMiddleware
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from access.policy import require
@@ -33,7 +33,7 @@ from api.admission import (
 )
 from api.problems import MEDIA_TYPE, as_followup_error, problem_response, rate_limit_headers
 from api.routing import Admitted, RouteTable
-from api.system import System
+from api.system import Readiness, System
 from api.visit import ABANDONED, Visit
 from errors import (
     AuditUnavailable,
@@ -105,7 +105,7 @@ class Gate:
         headers = headers_of(scope)
         request_id = as_uuid(headers.get("x-request-id")) or uuid4()
         if scope["path"] in PROBES:
-            await self._app(scope, receive, _Outbound(send, request_id))
+            await self._probe(scope, receive, _Outbound(send, request_id))
             return
         system = self._system()
         template = self._table.template(scope["method"], scope["path"])
@@ -155,6 +155,14 @@ class Gate:
             system.metrics.request(template, outbound.status or ABANDONED)
             if not outbound.started:
                 self._record_later(system, visit)
+
+    async def _probe(self, scope: Scope, receive: Receive, outbound: "_Outbound") -> None:
+        """BentoML answers, but for the one word that it does not know; what is amiss is for those with a token."""
+        asked = scope["path"] == "/readyz" and scope["method"] in {"GET", "HEAD"}
+        if asked and self._system().readiness is Readiness.DEGRADED:
+            await PlainTextResponse(Readiness.DEGRADED)(scope, receive, outbound)
+        else:
+            await self._app(scope, receive, outbound)
 
     def _record_later(self, system: System, visit: Visit) -> None:
         """The server stops in the middle: nobody waits for this event, but it belongs into the trail."""

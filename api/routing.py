@@ -70,6 +70,7 @@ class QueryParameter:
     description: str = ""
 
 
+EXPENSIVE = 10  # requests that a quota counts for one that costs as much as an explanation
 LARGEST_PAGE = 200
 PAGING = (
     QueryParameter(name="limit", schema={"type": "integer", "minimum": 1, "maximum": LARGEST_PAGE, "default": 50}),
@@ -93,7 +94,7 @@ class Route:
     intake: Intake = Intake()
     response: type[BaseModel] | None = None
     status: int = 200  # of success
-    cost: Callable[[Any], int] | None = None  # how many of a quota's requests a body counts for; None: one
+    cost: Callable[[Any], int] | None = None  # how many of a quota's requests one with this body counts for; None: one
     query: Sequence[QueryParameter] = ()
     open_in_demo: bool = False
     pattern: re.Pattern[str] = field(init=False)

@@ -341,6 +341,7 @@ class ModelVersionShown(_Shown):
     framework: str
     digest: str
     loaded: bool
+    not_loaded_because: str | None = Field(description="Of a version that is promoted and should answer.")
     created_by: str
     created_at: datetime
     metrics: dict[str, Any]
@@ -366,6 +367,7 @@ class ModelVersionDetail(ModelVersionShown):
 class ModelDetail(_Shown):
     name: str
     versions: list[ModelVersionDetail]
+    next_cursor: str | None
 
 
 class PerformanceShown(_Shown):
@@ -382,6 +384,9 @@ class StatsShown(_Shown):
     active_models: int
     avg_inference_time_ms: float | None
     redis_enabled: bool
+    readiness: Literal["ready", "degraded", "unavailable"]
+    models_not_loaded: int
+    seal_lag_s: float | None = Field(description="How long the oldest record waits to be sealed; null: not known.")
 
 
 class BreakGlassStarted(_Shown):

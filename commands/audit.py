@@ -3,7 +3,7 @@
 import json
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -313,19 +313,18 @@ def research_export(file: Annotated[Path, typer.Argument(help="Where to write th
     import asyncio
 
     from access.principal import Role
-    from audit.research import research_lines
+    from audit.research import ResearchExport
     from commands.operator import operating
 
-    with operating(Role.AUDITOR) as operator, whole_file(file) as output:
+    with operating(Role.AUDITOR) as operator, whole_file(file) as output, ResearchExport(file.parent) as export:
         with operator.engine.begin() as connection:  # on record before anything is written
             operator.record(connection, "export for research")
-        records = asyncio.run(_opened_records(operator.settings))
-        for line in research_lines(records):
-            output.write(line + b"\n")
-    console.print(f"{len(records)} records in {file}", highlight=False, soft_wrap=True)
+        asyncio.run(_take_opened_records(operator.settings, export.add))
+        output.writelines(line + b"\n" for line in export.lines())
+    console.print(f"{export.count} records in {file}", highlight=False, soft_wrap=True)
 
 
-async def _opened_records(settings: Any) -> list[dict[str, Any]]:
+async def _take_opened_records(settings: Any, take: Callable[[dict[str, Any]], None]) -> None:
     from audit.data_keys import DataKeys
     from audit.research import opened_records
     from bootstrap import key_ring
@@ -335,7 +334,8 @@ async def _opened_records(settings: Any) -> list[dict[str, Any]]:
     engine = open_async_engine(owner_database_url(), pool_size=2)
     keys = DataKeys(engine, key_ring(settings))
     try:
-        return [record async for record in opened_records(engine, keys)]
+        async for record in opened_records(engine, keys):
+            take(record)
     finally:
         await keys.close()
         await engine.dispose()

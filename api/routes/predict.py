@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from access.policy import Action
 from api.problems import problem
-from api.routing import BASE, Admitted, Intake, Route
+from api.routing import BASE, EXPENSIVE, Admitted, Intake, Route
 from api.schemas import (
     BatchRequest,
     BatchResponse,
@@ -29,7 +29,6 @@ from inference.pipeline import REPLAYED, Answer, PredictionRequest, Refusal, Ren
 
 SYMPTOM_MODEL = "clinical_ner"
 DETERIORATION_MODEL = "deterioration_lstm"
-_EXPLAINED_COST = 10
 _PLAIN = Intake()
 # 20,000 characters as `json.dumps` escapes those outside the basic plane, in 12 bytes each, and the rest of the body.
 _NOTE = Intake(largest_bytes=256 * 1024)
@@ -180,7 +179,7 @@ def _cost(body: Any) -> int:
     """Predictions that a quota counts: an explanation costs the model as much as many."""
     if isinstance(body, BatchRequest):
         return len(body.items)
-    return _EXPLAINED_COST if getattr(body, "explain", False) else 1
+    return EXPENSIVE if getattr(body, "explain", False) else 1
 
 
 def _route(path: str, summary: str, handler: Any, body: Any, response: Any, *, intake: Intake = _PLAIN) -> Route:
