@@ -132,6 +132,17 @@ class _Shown(BaseModel):
     model_config = ConfigDict(protected_namespaces=())
 
 
+CommitmentNonce = Annotated[
+    str | None,
+    Field(
+        None,
+        pattern="^[0-9a-f]{32}$",
+        description="The record holds SHA-256(these 16 bytes ‖ this answer without this field, RFC 8785 JSON): keep"
+        " the answer to be able to show later what it was. Not there where a number is too large for JSON.",
+    ),
+]
+
+
 class ModelShown(_Shown):
     name: str
     version: str
@@ -150,6 +161,7 @@ class PredictResponse(_Shown):
     confidence: float | None
     explanation: dict[str, Any] | None = Field(None, description="Only where `explain` was asked for.")
     metadata: MetadataShown
+    commitment_nonce: CommitmentNonce
 
 
 class CodeShown(_Shown):
@@ -172,6 +184,7 @@ class SymptomAnalysisResponse(_Shown):
     entities: dict[str, list[EntityShown]]
     model: ModelShown
     metadata: MetadataShown
+    commitment_nonce: CommitmentNonce
 
 
 class RiskShown(_Shown):
@@ -206,6 +219,7 @@ class DeteriorationResponse(_Shown):
     model: ModelShown
     metadata: MetadataShown
     notice: str
+    commitment_nonce: CommitmentNonce
 
 
 class ProblemShown(_Shown):
@@ -226,6 +240,7 @@ class BatchResultShown(_Shown):
     result: dict[str, Any] | None = None
     confidence: float | None = None
     cache_hit: bool | None = None
+    commitment_nonce: CommitmentNonce
     problem: ProblemShown | None = None
 
 

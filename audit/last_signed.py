@@ -48,10 +48,9 @@ class LastSigned:
         """The next one down: wanted where those above it were lost with what a restored database lacks."""
         return next(self._older, None)
 
-    def latest(self, above: int) -> Checkpoint | None:
-        """What was signed last, of all that is known; of the anchors, of those of more than `above` leaves."""
-        known = [*self.unproven, *takewhile(lambda anchor: anchor.size > above, self._older)]
-        return max(known, key=lambda checkpoint: checkpoint.time, default=self.newest)
+    def everything(self, above: int) -> list[Checkpoint]:
+        """All that is known to have been signed; of the anchors, those of more than `above` leaves."""
+        return [*self.unproven, *takewhile(lambda anchor: anchor.size > above, self._older)]
 
     def keep(self, checkpoint: Checkpoint, note: str) -> None:
         """After the commit."""

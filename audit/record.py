@@ -76,6 +76,7 @@ class Record:
     cache_hit: bool
     inference_time_ms: float
     latency_ms: float
+    answer_commitment: bytes | None = None  # audit/commitment.py
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
+from audit.verify import printable
 from database.subjects import canonical_subject
 from errors import SetupError
 
@@ -139,4 +140,4 @@ def _table(title: str, rows: Iterable[Mapping[str, Any]], *names: str) -> list[s
 
 
 def _cell(value: Any) -> str:
-    return "" if value is None else str(value).replace("|", "\\|").replace("\n", " ")
+    return "" if value is None else printable(str(value).replace("|", "\\|").replace("\n", " "))

@@ -8,6 +8,7 @@ becomes the very next leaf of the tree, where every verifier finds it. It brings
 
 import binascii
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, LiteralString
@@ -30,6 +31,7 @@ from errors import SetupError
 RESTORED: Final = "restore trail"  # the verifier knows it by these words
 STATEMENT: Final = "followup-audit-restored/1"  # what is signed begins with this line
 LONGEST_REASON: Final = 500
+MOST_PASTS: Final = 16
 _STATED: Final[LiteralString] = f"""
 SELECT r.id, l.leaf_index, {selection(EVENTS)}
 FROM audit_restorations AS s JOIN audit_events AS r ON r.created_at = s.created_at AND r.id = s.event_id
@@ -44,6 +46,7 @@ class Restoration:
 
     origin: str
     signed_last: Checkpoint
+    also_lost: tuple[Checkpoint, ...] = ()  # what was signed before an earlier restore, and is not in this tree either
     size: int
     root: bytes
     xid: int
@@ -53,15 +56,10 @@ class Restoration:
 
     @property
     def document(self) -> dict[str, Any]:
-        last = self.signed_last
         return {
             "origin": self.origin,
-            "signed_last": {
-                "size": last.size,
-                "root": encoded(last.root),
-                "time": last.time.astimezone(UTC).strftime(TIME),
-                "horizon": last.horizon,
-            },
+            "signed_last": _shown(self.signed_last),
+            "also_lost": [_shown(lost) for lost in self.also_lost],
             "restored": {"size": self.size, "root": encoded(self.root)},
             "xid": self.xid,
             "by": self.by,
@@ -80,12 +78,11 @@ class Restoration:
         try:
             said = json.loads(target)
             statement = said["statement"]
-            last, restored = statement["signed_last"], statement["restored"]
+            origin, restored = statement["origin"], statement["restored"]
             read = cls(
-                origin=statement["origin"],
-                signed_last=Checkpoint(
-                    statement["origin"], last["size"], decoded(last["root"]), _time(last["time"]), last["horizon"]
-                ),
+                origin=origin,
+                signed_last=_read(origin, statement["signed_last"]),
+                also_lost=tuple(_read(origin, lost) for lost in statement["also_lost"]),
                 size=restored["size"],
                 root=decoded(restored["root"]),
                 xid=statement["xid"],
@@ -108,9 +105,14 @@ class Restoration:
 
     def explains(self, known: Checkpoint) -> bool:
         """Whether a checkpoint is one of those that were lost."""
-        last = self.signed_last
-        between = self.size < known.size < last.size and known.time <= last.time and known.horizon <= last.horizon
-        return self.is_from(known) or between
+        return any(_leads_to(self.size, known, last) for last in (self.signed_last, *self.also_lost))
+
+
+def _leads_to(size: int, known: Checkpoint, last: Checkpoint) -> bool:
+    """Whether a checkpoint may be one between `size` leaves and the last that was signed then, or is that."""
+    if (known.size, known.root) == (last.size, last.root):
+        return True
+    return size < known.size < last.size and known.time <= last.time and known.horizon <= last.horizon
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,15 +152,18 @@ def state(
         raise SetupError("A sealer is at work on this database.")
     tree = StoredTree(connection, verifier)
     head = tree.head()
-    signed_last = last.latest(above=head.frontier.size)
-    if signed_last is None or signed_last.size == 0:
+    size = head.frontier.size
+    known = last.everything(above=size)
+    if not known:
         raise SetupError("Neither SEAL_STATE_FILE nor AUDIT_ANCHOR says what was signed last.")
+    signed_last = max(known, key=lambda checkpoint: checkpoint.time)
     oldest, following = _transactions(connection)
     _refuse_what_is_no_restore(tree, head, signed_last, following)
     return Restoration(
         origin=verifier.name,
         signed_last=signed_last,
-        size=head.frontier.size,
+        also_lost=_others(size, signed_last, known),
+        size=size,
         root=head.frontier.root,
         xid=oldest,
         by=by,
@@ -171,6 +176,17 @@ def put_on_record(connection: sqlalchemy.Connection, event: Event) -> None:
     """The event that carries the statement, in the transaction in which it was made."""
     record_event(connection, event)
     connection.execute(sqlalchemy.insert(AuditRestoration).values(created_at=created_at(event.id), event_id=event.id))
+
+
+def _others(size: int, signed_last: Checkpoint, known: Iterable[Checkpoint]) -> tuple[Checkpoint, ...]:
+    """The largest of each past that `signed_last` does not continue."""
+    heads = [signed_last]
+    for one in sorted(known, key=lambda checkpoint: (checkpoint.size, checkpoint.time), reverse=True):
+        if one.size > size and not any(_leads_to(size, one, head) for head in heads):
+            heads.append(one)
+    if len(heads) > MOST_PASTS:
+        raise SetupError("The anchors are of too many pasts to be stated: keep those of this log in their own place.")
+    return tuple(heads[1:])
 
 
 def _refuse_what_is_no_restore(tree: StoredTree, head: Head, signed_last: Checkpoint, following: int) -> None:
@@ -189,6 +205,15 @@ def _transactions(connection: Connection[Any]) -> tuple[int, int]:
     ).fetchone()
     assert found is not None
     return int(found[0]), int(found[1])
+
+
+def _shown(last: Checkpoint) -> dict[str, Any]:
+    time = last.time.astimezone(UTC).strftime(TIME)
+    return {"size": last.size, "root": encoded(last.root), "time": time, "horizon": last.horizon}
+
+
+def _read(origin: str, said: Any) -> Checkpoint:
+    return Checkpoint(origin, said["size"], decoded(said["root"]), _time(said["time"]), said["horizon"])
 
 
 def _time(text: str) -> datetime:

@@ -34,6 +34,7 @@ _PREDICTION: Final[Columns] = (
     ("cache_hit", "boolean"),
     ("inference_time_ms", "real"),
     ("latency_ms", "real"),
+    ("answer_commitment", "bytea"),
 )
 _EVENT: Final[Columns] = (
     ("created_at", "timestamptz"),
@@ -117,6 +118,7 @@ def prediction_row(record: Record, key: DataKey) -> tuple[Any, ...]:
         record.cache_hit,
         record.inference_time_ms,
         record.latency_ms,
+        record.answer_commitment,
     )
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from commands.shared import Json, console, explained
+from commands.shared import Json, console, explained, plain
 from errors import SetupError
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def team(clinician: Clinician, as_json: Json = False) -> None:
         table.add_column(heading, no_wrap=True)
     for row in rows:
         until = "" if row["until"] is None else f"{row['until']:%Y-%m-%d %H:%M}"
-        table.add_row(row["patient_id"], f"{row['since']:%Y-%m-%d %H:%M}", until, row["granted_by"])
+        table.add_row(plain(row["patient_id"]), f"{row['since']:%Y-%m-%d %H:%M}", until, plain(row["granted_by"]))
     console.print(table, markup=False)
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from commands.shared import Json, console, explained, whole_file
+from commands.shared import Json, console, explained, plain, whole_file
 from errors import SetupError
 
 app = typer.Typer(help="The audit trail: seal, prove, verify, export, report.", no_args_is_help=True)
@@ -96,7 +96,7 @@ def restored(reason: Annotated[str, typer.Option(help="Why; kept in plain, so na
         said = state(raw, signer.verifier, last, by=by, reason=reason, now=datetime.now(UTC))
         put_on_record(connection, operator.event(RESTORED, target=said.signed(signer)))
     lost = said.signed_last.size - said.size
-    console.print(f"{said.size} sealed records restored, {lost} lost; the sealer goes on from there", highlight=False)
+    console.print(f"{said.size} sealed records restored, {lost} lost; a sealer goes on from there", soft_wrap=True)
 
 
 @contextmanager
@@ -159,16 +159,25 @@ def write_export(
 
 @app.command()
 @explained
-def verify(
+def verify(  # noqa: PLR0917 - options of a command
     file: Annotated[Path, typer.Argument(help="A sealed export, or one proof.")],
     key: Annotated[str | None, typer.Option(help="The verifier key as you know it; a proof needs it.")] = None,
     anchors: Annotated[Path | None, typer.Option(help="Folder of anchored checkpoints.")] = None,
+    consistency: Annotated[
+        list[Path] | None, typer.Option(help="Answers of /audit/consistency from the export to newer anchors.")
+    ] = None,
+    answer: Annotated[Path | None, typer.Option(help="With a proof: the answer that was given, to compare.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Verify a sealed export or one proof, offline. Exit 0 only if everything holds."""
+    """Verify a sealed export or one proof, offline.
+
+    Exit 0 everything holds, 1 something does not, 2 not looked at, 3 no key given, 4 anchors are newer than it.
+    """
     from audit.verify import main
 
-    arguments = [str(file), *(["--key", key] if key else []), *(["--anchors", str(anchors)] if anchors else [])]
+    given = [("--key", key), ("--anchors", anchors), ("--answer", answer)]
+    given += [("--consistency", file) for file in consistency or ()]
+    arguments = [str(file), *(part for name, value in given if value for part in (name, str(value)))]
     raise typer.Exit(main([*arguments, *(["--json"] if as_json else [])]))
 
 
@@ -237,7 +246,7 @@ def disclosures(
         return
     table = Table("date", "recipient", "what", "why", box=None)
     for shown in found:
-        table.add_row(*shown.values())
+        table.add_row(*map(plain, shown.values()))
     console.print(table)
 
 

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from commands.shared import Json, console, database, explained
+from commands.shared import Json, console, database, explained, plain
 from errors import SetupError
 
 app = typer.Typer(help="Versions of models: signed for, approved, promoted.", no_args_is_help=True)
@@ -175,7 +175,9 @@ def signatures(tag: Tag, as_json: Json = False) -> None:
     table = Table("when", "meaning", "signer", "digest", "valid", "comment", box=None)
     for act, valid in zip(acts, holds, strict=True):
         at = act.signed_at.strftime("%Y-%m-%d %H:%M")
-        table.add_row(at, act.meaning, act.signer, act.model_digest[:12], "yes" if valid else "NO", act.comment)
+        table.add_row(
+            at, act.meaning, plain(act.signer), act.model_digest[:12], "yes" if valid else "NO", plain(act.comment)
+        )
     Console(width=max(140, console.width)).print(table)
 
 

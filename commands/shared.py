@@ -10,11 +10,19 @@ from typing import IO, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from errors import FollowupError, SetupError
 
 console = Console()
 Json = Annotated[bool, typer.Option("--json", help="For machines.")]
+
+
+def plain(text: str) -> Text:
+    """As it is shown in a table: what is in the database steers no terminal and is no markup."""
+    from audit.verify import printable
+
+    return Text(printable(text))
 
 
 def explained(command: Callable[..., None]) -> Callable[..., None]:

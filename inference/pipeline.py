@@ -14,6 +14,7 @@ import orjson
 
 from access import policy
 from access.principal import Principal
+from audit.commitment import committed
 from audit.data_keys import DataKeys, subject_of
 from audit.history import FirstAnswers
 from audit.record import BREAK_GLASS_PURPOSE, Caller, FirstAnswer, Record, new_id
@@ -128,32 +129,37 @@ class Pipeline:
         principal: Principal,
         caller: Caller,
         request: PredictionRequest,
-        render: Callable[[Answer], bytes],
+        show: Callable[[Answer], dict[str, Any]],
         idempotency: Idempotency | None = None,
     ) -> Rendered:
-        """The rendered answer, recorded. Raises what the request deserves, from the tree in errors.py."""
+        """The answer as `show` has it, recorded, with the nonce that its record is committed to it by.
+
+        Raises what the request deserves, from the tree in errors.py.
+        """
         policy.require(principal, policy.Action.PREDICT)
         if idempotency is not None and (first := await self._replay(principal, caller, idempotency)) is not None:
             return first
         deployment = self._deployments.get(request.model_name)
-        recorded = await self._answer(principal, caller, deployment, request, bulk=False)
-        body = render(recorded[0])
-        return await self._commit([recorded], body, caller, idempotency)
+        answer, record = await self._answer(principal, caller, deployment, request, bulk=False)
+        body, commitment = committed(show(answer))
+        return await self._commit([replace(record, answer_commitment=commitment)], body, caller, idempotency)
 
     async def predict_batch(
         self,
         principal: Principal,
         caller: Caller,
         requests: Sequence[PredictionRequest],
-        render: Callable[[Deployment, Sequence[Answer | Refusal]], bytes],
         *,
+        show: Callable[[Answer], dict[str, Any]],
+        render: Callable[[Deployment, Sequence[orjson.Fragment | Refusal]], bytes],
         deny: Callable[[Sequence[Refusal]], Awaitable[None]],
         idempotency: Idempotency | None = None,
     ) -> Rendered:
         """One answer or refusal for each request, in order.
 
         All requests name the same model and are answered by the same version of it; their records share one commit.
-        `deny` puts on record what the caller may not ask for, before anything is answered.
+        Each answered item is committed to by itself. `deny` puts on record what the caller may not ask for, before
+        anything is answered.
         """
         policy.require(principal, policy.Action.PREDICT)
         if idempotency is not None and (first := await self._replay(principal, caller, idempotency)) is not None:
@@ -163,11 +169,19 @@ class Pipeline:
         outcomes = await asyncio.gather(*attempts)
         if denied := [each for each in outcomes if isinstance(each, Refusal) and isinstance(each.error, Forbidden)]:
             await deny(denied)
-        recorded = [outcome for outcome in outcomes if not isinstance(outcome, Refusal)]
-        shown = [outcome if isinstance(outcome, Refusal) else outcome[0] for outcome in outcomes]
-        rendered = await self._commit(recorded, render(deployment, shown), caller, idempotency)
-        if rendered.recorded and len(recorded) < len(outcomes):
-            return Rendered(rendered.body, recorded=False, outcome="partial" if recorded else "refused")
+        records: list[Record] = []
+        shown: list[orjson.Fragment | Refusal] = []
+        for outcome in outcomes:
+            if isinstance(outcome, Refusal):
+                shown.append(outcome)
+                continue
+            answer, record = outcome
+            item, commitment = committed(show(answer))
+            shown.append(orjson.Fragment(item))
+            records.append(replace(record, answer_commitment=commitment))
+        rendered = await self._commit(records, render(deployment, shown), caller, idempotency)
+        if rendered.recorded and len(records) < len(outcomes):
+            return Rendered(rendered.body, recorded=False, outcome="partial" if records else "refused")
         return rendered
 
     async def _attempt(
@@ -254,16 +268,16 @@ class Pipeline:
         return _Computed(inferred.prediction.result, inferred.prediction.confidence, inferred.inference_time_ms)
 
     async def _commit(
-        self, recorded: Sequence[tuple[Answer, Record]], body: bytes, caller: Caller, idempotency: Idempotency | None
+        self, records: Sequence[Record], body: bytes, caller: Caller, idempotency: Idempotency | None
     ) -> Rendered:
         """The body, once everything in it is recorded. Only then is it counted as answered."""
         try:
-            shown = await self._record([record for _, record in recorded], body, caller, idempotency)
+            shown = await self._record(records, body, caller, idempotency)
         except FollowupError:
-            for _, record in recorded:
+            for record in records:
                 self._observer.failed(record.model.name, record.model.version, shed=False)
             raise
-        for _, record in recorded:
+        for record in records:
             model = record.model
             self._observer.answered(model.name, model.version, record.latency_ms, cache_hit=record.cache_hit)
         return shown

@@ -109,7 +109,8 @@ async def predict_batch(system: System, admitted: Admitted) -> Response:
         admitted.principal,
         admitted.caller,
         requests,
-        partial(_batch, admitted),
+        show=_item,
+        render=partial(_batch, admitted),
         deny=deny,
         idempotency=admitted.idempotency,
     )
@@ -119,9 +120,9 @@ async def predict_batch(system: System, admitted: Admitted) -> Response:
 async def _one(
     system: System, admitted: Admitted, request: PredictionRequest, shape: Callable[[Answer], dict[str, Any]]
 ) -> Response:
-    def render(answer: Answer) -> bytes:
+    def show(answer: Answer) -> dict[str, Any]:
         identity = answer.deployment.identity
-        document = {
+        return {
             "prediction_id": str(answer.prediction_id),
             **shape(answer),
             **({} if answer.explanation is None else {"explanation": answer.explanation}),
@@ -132,10 +133,9 @@ async def _one(
                 "request_id": str(admitted.request_id),
             },
         }
-        return orjson.dumps(document)
 
     admitted.visit.patients = [request.patient_id] if request.patient_id is not None else []
-    rendered = await system.pipeline.predict(admitted.principal, admitted.caller, request, render, admitted.idempotency)
+    rendered = await system.pipeline.predict(admitted.principal, admitted.caller, request, show, admitted.idempotency)
     return _json(admitted, rendered)
 
 
@@ -144,21 +144,23 @@ def _generic(answer: Answer) -> dict[str, Any]:
     return {"result": answer.result, "confidence": confidence}
 
 
-def _batch(admitted: Admitted, deployment: Deployment, outcomes: Sequence[Answer | Refusal]) -> bytes:
+def _item(answer: Answer) -> dict[str, Any]:
+    return {
+        "id": answer.item_id,
+        "prediction_id": str(answer.prediction_id),
+        **_generic(answer),
+        "cache_hit": answer.cache_hit,
+    }
+
+
+def _batch(admitted: Admitted, deployment: Deployment, outcomes: Sequence[orjson.Fragment | Refusal]) -> bytes:
     identity = deployment.identity
-    items: list[dict[str, Any]] = []
-    for outcome in outcomes:
-        if isinstance(outcome, Refusal):
-            items.append({"id": outcome.item_id, "problem": problem(outcome.error, admitted.request_id)})
-        else:
-            items.append(
-                {
-                    "id": outcome.item_id,
-                    "prediction_id": str(outcome.prediction_id),
-                    **_generic(outcome),
-                    "cache_hit": outcome.cache_hit,
-                }
-            )
+    items = [
+        {"id": outcome.item_id, "problem": problem(outcome.error, admitted.request_id)}
+        if isinstance(outcome, Refusal)
+        else outcome
+        for outcome in outcomes
+    ]
     return orjson.dumps(
         {
             "model": {"name": identity.name, "version": identity.version},

@@ -180,6 +180,11 @@ def truncate(connection: Connection, chance: Chance) -> str:
     return "tail"
 
 
+def cut_and_rewrite_the_end(connection: Connection, chance: Chance) -> str:
+    """As above, and the file says that it was made just after what is left was signed: then the anchor is newer."""
+    return f"{truncate(connection, chance)}, end rewritten"
+
+
 def rewrite(connection: Connection, chance: Chance) -> str:
     """A row, its leaf and every checkpoint, signed with a key of the tamperer's own or with the stolen one."""
     flip_and_forge_the_leaf(connection, chance)
@@ -255,15 +260,22 @@ KINDS: Final[tuple[Callable[[Connection, Chance], str], ...]] = (
     reorder,
     swap,
     truncate,
+    cut_and_rewrite_the_end,
     rewrite,
     explain_away,
 )
-WEIGHTS: Final = (8, 2, 4, 4, 3, 3, 1, 1, 2)
+WEIGHTS: Final = (8, 2, 4, 4, 3, 3, 1, 1, 1, 2)
 
 
-def findings(connection: Connection, key: str, anchors: dict[str, str]) -> verify.Report:
-    lines = map(encode, export(lambda work: work(connection), None))
-    return verify.verify(lines, key, anchors)
+def findings(
+    connection: Connection, key: str, anchors: dict[str, str], *, end_rewritten: bool = False
+) -> verify.Report:
+    documents = list(export(lambda work: work(connection), None))
+    if end_rewritten:
+        notes = [line["note"] for line in documents if line["kind"] == "checkpoint"]
+        signed = max(Checkpoint.parse(note.rpartition("\n\n")[0] + "\n").time for note in notes)
+        documents[-1]["finished_at"] = (signed + timedelta(microseconds=1)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return verify.verify(map(encode, documents), key, anchors)
 
 
 @pytest.mark.requirement("S6")
@@ -296,7 +308,8 @@ def test_every_tampering_by_a_superuser_is_found(postgres: EmbeddedPostgres, dat
         for number in range(TAMPERINGS):
             (tamper,) = chance.choices(KINDS, WEIGHTS)
             what = tamper(superuser, chance)
-            if findings(superuser, key, anchors).holds:
+            report = findings(superuser, key, anchors, end_rewritten=tamper is cut_and_rewrite_the_end)
+            if report.code(key_was_given=True) == verify.HOLDS:
                 missed.append((number, tamper.__name__, what))
             done[tamper.__name__] += 1
             superuser.rollback()

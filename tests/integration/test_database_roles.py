@@ -19,6 +19,7 @@ APPEND_ONLY = (
     "audit_nodes",
     "audit_checkpoints",
     "audit_anchors",
+    "audit_restorations",
     "model_signatures",
 )
 NOW = datetime.now(UTC).replace(microsecond=0)
@@ -70,6 +71,7 @@ ROWS = {
     "audit_nodes": {"level": 1, "position": 0, "node_hash": b"h"},
     "audit_checkpoints": {"tree_size": 1, "root_hash": b"h", "note": "n", "horizon": 1},
     "audit_anchors": {"tree_size": 1, "place": "p"},
+    "audit_restorations": {"created_at": NOW, "event_id": uuid.UUID(int=7)},
     "model_signatures": {
         "model_name": "m",
         "model_version": "v",
@@ -124,7 +126,7 @@ def fill(roles: Roles) -> None:
     insert(roles.app, "ml_predictions", PREDICTION)
     insert(roles.app, "audit_events", EVENT)
     for table, row in ROWS.items():
-        insert(roles.owner if table == "model_signatures" else roles.sealer, table, row)
+        insert(roles.owner if table in {"model_signatures", "audit_restorations"} else roles.sealer, table, row)
 
 
 def visible(connection: Connection, table: str, **settings: str) -> set[object]:

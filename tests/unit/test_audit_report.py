@@ -3,12 +3,16 @@
 import json
 import os
 from datetime import UTC, datetime, timedelta
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
+from rich.table import Table
 
 from audit import report
+from commands.shared import plain
 from errors import SetupError
 from tests.trail_rows import make_signer
 
@@ -76,3 +80,15 @@ def test_what_is_no_week_is_refused(week: str) -> None:
 
 def test_a_week_begins_on_monday() -> None:
     assert report.week_bounds("2026-W48")[0] == datetime(2026, 11, 23, tzinfo=UTC)
+
+
+def test_nothing_in_the_log_steers_the_terminal_of_who_reads_the_review() -> None:
+    hostile = "\x1b[2J\x9b31m\u202e[red]x[/red]\x07"
+    written = report.activity_markdown(report.activity("2026-W47", [entry(0, hostile, hostile, hostile, 403)]))
+    assert all(shown.isprintable() or shown == "\n" for shown in written)
+    console = Console(width=200, file=StringIO())
+    table = Table("who")
+    table.add_row(plain(hostile))
+    console.print(table)
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "\\u001b[2J\\u009b31m\\u202e[red]x[/red]\\u0007" in shown

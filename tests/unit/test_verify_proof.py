@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from audit import merkle, verify
 from audit.canonical import leaf_bytes
 from audit.checkpoint import Checkpoint, Signer
+from audit.commitment import committed
 from audit.merkle import Frontier, Node
 from tests.trail_rows import long_ago, make_signer
 
@@ -25,9 +26,9 @@ LARGEST = 33
 class Log:
     """A trail of so many predictions, and what proves it."""
 
-    def __init__(self, signer: Signer, size: int = LARGEST) -> None:
+    def __init__(self, signer: Signer, size: int = LARGEST, rows: list[Document] | None = None) -> None:
         self.signer = signer
-        self.rows = [{"id": str(uuid.UUID(int=index)), "latency_ms": 0.5} for index in range(size)]
+        self.rows = rows or [{"id": str(uuid.UUID(int=index)), "latency_ms": 0.5} for index in range(size)]
         self.leaves = [leaf_bytes("ml_predictions", row) for row in self.rows]
         self._nodes = {Node(0, index): merkle.leaf_hash(leaf) for index, leaf in enumerate(self.leaves)}
         frontier = Frontier()
@@ -100,6 +101,11 @@ FORGED: list[Callable[[Document], Document]] = [
     lambda d: {"leaf": d["leaf"].replace("0.5", "0.6")},
     lambda d: {"leaf": d["leaf"].replace(":", ": ", 1)},  # the same record, not as it was hashed
     lambda d: {"leaf": leaf_of("audit_events", json.loads(d["leaf"])["row"])},
+    lambda d: {"leaf": d["leaf"][:-1] + ',"verdict":"forged"}'},
+    lambda d: {"leaf": d["leaf"].replace('"format":1', '"format":1.0')},
+    lambda d: {"leaf": d["leaf"].replace('"format":1', '"format":2')},
+    lambda d: {"leaf": d["leaf"].replace('"format":1,', "")},
+    lambda _: {"verdict": "forged"},
     lambda d: {"leaf": "[]"},
     lambda d: {"leaf": 5},
     lambda d: {"leaf_hash": flipped(d["leaf_hash"]), "leaf": None},
@@ -133,7 +139,7 @@ def test_a_forged_proof_does_not_hold(log: Log, forge: Callable[[Document], Docu
     true = log.inclusion(6, 21)
     assert findings(log, true) == []
     forged = forge(copy.deepcopy(true))
-    assert forged != {name: true[name] for name in forged}
+    assert forged != {name: true.get(name) for name in forged}
     assert findings(log, {**true, **forged}) != []
 
 
@@ -187,6 +193,75 @@ def test_the_command_tells_a_proof_from_an_export(log: Log, tmp_path: Path, caps
     assert json.loads(capsys.readouterr().out)["holds"] is True
     file.write_bytes(b"\xff{" * 100)
     assert verify.main([str(file), "--key", key]) == 1
+
+
+ANSWER = {"prediction_id": str(uuid.UUID(int=6)), "result": {"score": 1.0, "n": [1e-7, "é"]}, "confidence": 0.5}
+
+
+def committed_log(signer: Signer, answer: Any, **also: Any) -> tuple[Log, Any]:
+    """A log whose seventh record is committed to this answer; and the answer as it left."""
+    log = Log(signer)
+    body, commitment = committed(answer)
+    assert commitment is not None
+    log.rows[6] = {**log.rows[6], "answer_commitment": base64.b64encode(commitment).decode(), **also}
+    return Log(signer, rows=log.rows), json.loads(body)
+
+
+def answered(log: Log, answer: Any, **changes: Any) -> list[str]:
+    proof = verify.ProofVerification(str(log.signer.verifier), None, answer)
+    return [finding.kind for finding in proof.take({**log.inclusion(6, 21), **changes}).findings]
+
+
+def test_an_answer_fits_the_record_that_is_committed_to_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log, answer = committed_log(make_signer(tmp_path), ANSWER)
+    assert answered(log, answer) == []
+    batch = {"items": [{"prediction_id": "another"}, answer, {"problem": {}}], "model": {}}
+    assert answered(log, batch) == []
+    rewritten = json.loads(json.dumps(answer, indent=3).replace("1.0", "1"))  # as another client may keep it
+    assert answered(log, dict(reversed(rewritten.items()))) == []
+    proof, told = tmp_path / "proof.json", tmp_path / "answer.json"
+    proof.write_text(json.dumps(log.inclusion(6, 21)))
+    told.write_text(json.dumps(answer))
+    command = [str(proof), "--key", str(log.signer.verifier), "--answer", str(told)]
+    assert verify.main(command) == verify.HOLDS
+    assert "the answer is the one that was given" in capsys.readouterr().out
+    told.write_text(json.dumps({**answer, "confidence": 0.6}))
+    assert verify.main(command) == verify.DOES_NOT_HOLD
+    assert "FOUND answer" in capsys.readouterr().out
+    told.write_text("nonsense")
+    assert verify.main(command) == verify.NOT_LOOKED_AT
+    told.write_text(json.dumps(answer))
+    assert verify.main([str(told), "--key", str(log.signer.verifier), "--answer", str(told)]) == verify.NOT_LOOKED_AT
+
+
+@pytest.mark.requirement("S6")
+def test_no_other_answer_fits(tmp_path: Path) -> None:
+    log, answer = committed_log(make_signer(tmp_path), ANSWER)
+    nonce = answer["commitment_nonce"]
+    others: list[Any] = [
+        {**answer, "result": {"score": 0.9, "n": [1e-7, "é"]}},
+        {**answer, "confidence": None},
+        {**answer, "notice": "more"},
+        {name: value for name, value in answer.items() if name != "confidence"},
+        {**answer, "prediction_id": str(uuid.UUID(int=7))},
+        {**answer, "commitment_nonce": "0" * 32},
+        {**answer, "commitment_nonce": nonce + "00"},
+        {**answer, "commitment_nonce": nonce[:-2]},
+        {**answer, "commitment_nonce": 5},
+        {**answer, "result": 10**400},
+        {"items": "none"},
+        {"items": [5, None, {}]},
+        {},
+    ]
+    for other in others:
+        assert answered(log, other) == ["answer"], other
+    assert answered(log, answer, leaf=None) == ["answer"]
+    assert answered(Log(log.signer), answer) == ["answer"]  # made before there were commitments
+    for odd in (5, "ü", None, [], "AA=="):
+        strange, _ = committed_log(log.signer, ANSWER, answer_commitment=odd)
+        assert answered(strange, answer) == ["answer"]
+    growth = verify.ProofVerification(str(log.signer.verifier), None, answer).take(log.growth(3, 9))
+    assert [finding.kind for finding in growth.findings] == ["answer"]
 
 
 JUNK = st.recursive(
