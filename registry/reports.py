@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Final
 
 import bentoml
-from bentoml.exceptions import BentoMLException
 
-from errors import NotFound, SetupError
+from errors import NotFound
 from registry import store
 from registry.catalog import Registered
 from registry.store import REPORT_FILE
@@ -64,7 +63,7 @@ def _read(version: Registered) -> _Kept:
         look = _look_of(folder)  # before the hashing: what is changed meanwhile is looked at again
         stored = store.get(version.name, version.version, expected_digest=version.digest)
         page = (stored.path / REPORT_FILE).read_bytes()
-    except (SetupError, OSError, BentoMLException) as error:
+    except Exception as error:  # whatever a store makes of what lies there
         raise NotFound("This version has no report, or its files are not those that were registered.") from error
     return _Kept(folder, look, page)
 

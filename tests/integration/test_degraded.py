@@ -73,16 +73,18 @@ def assert_the_good_one_answers_alone(server: Server, issuer: DevIssuer, bad_nam
     assert "Traceback" not in said
 
 
-@pytest.mark.parametrize("file", ["model.onnx", "manifest.json"])
+@pytest.mark.parametrize("file", ["model.onnx", "manifest.json", "model.yaml"])
 def test_a_tampered_file_takes_its_own_version_and_no_other(
     of_its_own: Server, bad: StoredModel, issuer: DevIssuer, file: str
 ) -> None:
     target = next(bad.path.glob("*.onnx")) if file == "model.onnx" else bad.path / file
     kept = target.read_bytes()
-    target.write_bytes(kept[:-1] + bytes([kept[-1] ^ 1]))
+    target.write_bytes(b"\xff{" if file == "model.yaml" else kept[:-1] + bytes([kept[-1] ^ 1]))
     of_its_own.start()
     told = "Its files are missing, or not those that were registered."
     assert_the_good_one_answers_alone(of_its_own, issuer, bad.manifest.name, told=told)
+    with client(of_its_own, issuer) as api:
+        assert api.get(f"/models/{bad.manifest.name}/report").status_code == 404
     target.write_bytes(kept)
     of_its_own.wait_until_ready()
     with client(of_its_own, issuer) as api:
@@ -92,6 +94,23 @@ def test_a_tampered_file_takes_its_own_version_and_no_other(
                 break
         assert answer.status_code == 200
         assert api.get("/stats").json()["models_not_loaded"] == 0
+
+
+def test_files_that_were_signed_for_and_are_no_model_take_no_other_with_them(
+    of_its_own: Server, deterioration_model: StoredModel, issuer: DevIssuer, tmp_path: Path
+) -> None:
+    (tmp_path / "files").mkdir()
+    for file in deterioration_model.path.glob("*.onnx"):
+        (tmp_path / "files" / file.name).write_bytes(b"\x08\x01" * 500)
+    name = f"bad_{uuid.uuid4().hex[:8]}"
+    of_its_own.register(
+        [store.save(replace(deterioration_model.manifest, name=name, version="v1"), tmp_path / "files")]
+    )
+    try:
+        of_its_own.start()
+        assert_the_good_one_answers_alone(of_its_own, issuer, name, told="It does not run.")
+    finally:
+        bentoml.models.delete(f"{name}:v1")
 
 
 def test_a_version_of_an_unknown_kind_that_was_written_into_the_database_takes_no_other_with_it(
