@@ -231,6 +231,6 @@ class AnchorThread(threading.Thread):
         except BadNote:
             log.error("anchor: the newest checkpoint is not signed with this sealer's key; it is not anchored")
         except AnchorConflict:
-            log.error("anchor: another checkpoint of this size is anchored already; one of the two trees is false")
+            log.error("anchor: another checkpoint of this size is anchored already; one of both is false or restored")
         except (AnchorFailed, psycopg.Error, OSError) as error:
             log.error("anchor: not done (%s), tried again later", type(error.__cause__ or error).__name__)

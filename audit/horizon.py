@@ -24,16 +24,17 @@ _READING: Final = (
     "pg_stat_scan_tables",
     "pg_signal_backend",
 )
-# Sessions that hold the lock of one of these transactions and cannot write to the trail: those of other databases, and
-# those whose role, with all that it may become, writes to nothing but its own and runs nothing with another's rights.
+_HOLDERS: Final[LiteralString] = """
+SELECT DISTINCT pid FROM pg_locks
+WHERE locktype = 'transactionid' AND mode = 'ExclusiveLock' AND granted AND pid IS NOT NULL
+  AND transactionid::text::bigint = ANY (SELECT xid & 4294967295 FROM unnest(%(xids)s::bigint[]) AS xid)
+"""
+# Of these sessions, the ones that cannot write to the trail: those of other databases, and those whose role, with all
+# that it may become, writes to nothing but its own and runs nothing with another's rights.
 _HARMLESS: Final[LiteralString] = """
-WITH holders AS MATERIALIZED (
-    SELECT DISTINCT pid FROM pg_locks
-    WHERE locktype = 'transactionid' AND mode = 'ExclusiveLock' AND granted
-      AND transactionid::text::bigint = ANY (SELECT xid & 4294967295 FROM unnest(%(xids)s::bigint[]) AS xid)
-), sessions AS MATERIALIZED (
+WITH sessions AS MATERIALIZED (
     SELECT a.pid, a.usesysid, a.datid = (SELECT oid FROM pg_database WHERE datname = current_database()) AS here
-    FROM pg_stat_activity AS a JOIN holders USING (pid) WHERE a.datid <> 0
+    FROM pg_stat_activity AS a WHERE a.pid = ANY (%(pids)s::int[]) AND a.datid <> 0
 ), trail AS MATERIALIZED (
     SELECT t.relid AS oid FROM unnest(ARRAY['ml_predictions', 'audit_events']) AS name, pg_partition_tree(name) AS t
 ), relations AS MATERIALIZED (
@@ -74,6 +75,12 @@ WHERE NOT EXISTS (
 """
 
 
+def harmless(connection: Connection[Any], pids: Sequence[int]) -> list[int]:
+    """Those of these sessions that cannot write to the trail, whatever they do."""
+    found = connection.execute(_HARMLESS, {"pids": list(pids), "reading": list(_READING)})
+    return [pid for (pid,) in found.fetchall()]
+
+
 def finished_below(connection: Connection[Any], running: Sequence[int], following: int) -> int:
     """The horizon in a snapshot in which these transactions run and `following` is the first that there is not yet.
 
@@ -82,9 +89,10 @@ def finished_below(connection: Connection[Any], running: Sequence[int], followin
     if not running:
         return following
     xids = list(running)
-    found = connection.execute(_HARMLESS, {"xids": xids, "reading": list(_READING)}).fetchall()
-    if not found:
+    holders = [pid for (pid,) in connection.execute(_HOLDERS, {"xids": xids}).fetchall()]
+    left_out = harmless(connection, holders) if holders else []
+    if not left_out:
         return min(xids)
-    oldest = connection.execute(_OLDEST_HELD, {"xids": xids, "pids": [pid for (pid,) in found]}).fetchone()
+    oldest = connection.execute(_OLDEST_HELD, {"xids": xids, "pids": left_out}).fetchone()
     assert oldest is not None
     return following if oldest[0] is None else int(oldest[0])

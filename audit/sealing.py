@@ -11,6 +11,7 @@ somebody without the key must not be signed as if nothing had been there.
 It is a process of its own with a role of its own; the server never has the signing key.
 """
 
+import contextlib
 import heapq
 import logging
 import threading
@@ -28,6 +29,7 @@ from audit.checkpoint import Checkpoint, Signer
 from audit.continuing import ANOTHER_CLUSTER, restoration_to_go_on_from
 from audit.horizon import finished_below
 from audit.last_signed import LastSigned
+from audit.making_way import make_way
 from audit.merkle import Frontier, Node, leaf_hash
 from audit.restoration import Stated, stated
 from audit.stored_tree import Head, StoredTree
@@ -281,7 +283,8 @@ def connect(database_url: str) -> Connection[Any]:
         application_name="followup-sealer",
         connect_timeout=3,
         autocommit=True,
-        options="-c synchronous_commit=on -c idle_in_transaction_session_timeout=60s -c timezone=UTC"
+        options="-c synchronous_commit=on -c idle_in_transaction_session_timeout=60s -c lock_timeout=1s"
+        " -c timezone=UTC"
         " -c datestyle=ISO -c extra_float_digits=1",
     )
 
@@ -303,6 +306,11 @@ def run(
             sealer.seal_all()
         except AnotherSealer:
             pass
+        except psycopg.errors.LockNotAvailable:
+            log.error("sealer: somebody holds or waits for a lock on its tables")
+            assert connection is not None
+            with contextlib.suppress(psycopg.Error):  # the next pass finds out
+                make_way(connection)
         except (psycopg.Error, OSError) as error:
             # The class alone: a driver's message may quote values.
             log.error("sealer: the database cannot be used (%s)", type(error).__name__)

@@ -65,6 +65,10 @@ class Malformed(Exception):
     """Something has not the form that it must have."""
 
 
+class NoKey(Malformed):
+    """There is nothing to check a signature with."""
+
+
 class NotAnExport(Malformed):
     """The file is something else, which can be named."""
 
@@ -1138,7 +1142,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (OSError, Malformed) as error:
         reason = str(error) if isinstance(error, Malformed) else "a file cannot be read"
         _write(sys.stderr, [f"Not verified: {reason}"])
-        return NOT_LOOKED_AT
+        return NO_KEY if isinstance(error, NoKey) else NOT_LOOKED_AT
     if options.json:
         shown = [json.dumps({**asdict(report), "holds": report.holds})]
     _write(sys.stdout, shown)
@@ -1160,8 +1164,20 @@ def _look(options: argparse.Namespace) -> tuple[Report, list[str]]:
         raise Malformed("an answer is held against a proof, and the file is none")
     growth = [read_document(file) for file in options.consistency]
     with open_file(options.file) as source:
+        if not options.key and _names_no_key(source.readline(LONGEST_LINE)):
+            raise NoKey("the export names no verifier key: give one with --key")
+        source.seek(0)
         report = verify(lines_of(source), options.key, anchors, growth)
     return report, show(report, key_was_given=options.key is not None).split("\n")
+
+
+def _names_no_key(line: bytes) -> bool:
+    """Whether it is the header of an export as a server gives it, which has no key to name."""
+    try:
+        header = read_line(line)
+    except Malformed:
+        return False
+    return header.get("format") == EXPORT_FORMAT and header.get("verifier_key") is None
 
 
 if __name__ == "__main__":

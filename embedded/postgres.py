@@ -166,6 +166,7 @@ class EmbeddedPostgres:
                         sql.Identifier(role), sql.Literal(self._password(role))
                     )
                     connection.execute(statement)
+            connection.execute("GRANT pg_signal_backend TO followup_sealer")
             if not connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [DATABASE]).fetchone():
                 connection.execute(
                     sql.SQL("CREATE DATABASE {} OWNER {}").format(sql.Identifier(DATABASE), sql.Identifier(OWNER))

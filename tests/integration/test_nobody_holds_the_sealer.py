@@ -1,5 +1,7 @@
 """No role that cannot write to the trail decides when it is sealed; one that might is waited for, never passed over."""
 
+import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,7 +12,8 @@ import pytest
 from psycopg import Connection, errors, sql
 
 from audit.horizon import finished_below
-from audit.sealing import AnotherSealer, Sealer, connect
+from audit.making_way import make_way
+from audit.sealing import AnotherSealer, Sealer, connect, run
 from database.engine import libpq_url
 from embedded.postgres import EmbeddedPostgres
 from errors import SetupError
@@ -34,7 +37,6 @@ Session = Connection[Any]
 @pytest.fixture
 def sealer(postgres: EmbeddedPostgres, database_url: str, tmp_path: Path) -> Iterator[Sealer]:
     with connect(libpq_url(postgres.url_as("followup_sealer", database_url))) as connection:
-        connection.execute("SET lock_timeout = '5s'")  # a sealer that waits for somebody fails instead of hanging
         yield Sealer(connection, make_signer(tmp_path))
 
 
@@ -280,3 +282,60 @@ def test_only_one_sealer_has_the_turn_and_a_lost_row_is_said(
         sealer.seal_all()
     superuser.execute("INSERT INTO sealing_turn VALUES (1)")
     assert sealer.seal_all() == 4
+
+
+@pytest.mark.requirement("S6")
+@pytest.mark.parametrize("table", ["audit_checkpoints", "audit_leaves", "ml_predictions", "sealing_turn"])
+def test_readers_that_queue_for_a_lock_are_ended(
+    postgres: EmbeddedPostgres, database_url: str, app_url: str, superuser: Session, tmp_path: Path, table: str
+) -> None:
+    """CREATE RULE waits for the strongest lock before it asks whether it may; everybody waits behind it."""
+    auditor = libpq_url(postgres.url_as("followup_auditor", database_url))
+    stop = threading.Event()
+    sealer_url = libpq_url(postgres.url_as("followup_sealer", database_url))
+    fill(app_url, 2, 2)
+    with psycopg.connect(auditor) as reader, psycopg.connect(auditor, autocommit=True) as queue:
+        grab(reader, f"SELECT count(*) FROM {table}")
+        outcome: list[BaseException] = []
+
+        def wait_for_the_lock() -> None:
+            try:
+                queue.execute(f"CREATE RULE r AS ON INSERT TO {table} DO INSTEAD NOTHING".encode())
+            except psycopg.Error as error:
+                outcome.append(error)
+
+        waiting = threading.Thread(target=wait_for_the_lock)
+        waiting.start()
+        sealing = threading.Thread(target=run, args=(sealer_url, make_signer(tmp_path), stop), kwargs={"every_s": 0.05})
+        try:
+            time.sleep(0.3)
+            sealing.start()
+            deadline = time.monotonic() + 20
+            while superuser.execute("SELECT count(*) FROM audit_leaves").fetchone() != (4,):
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            waiting.join(10)
+        finally:
+            stop.set()
+            sealing.join(10)
+        assert len(outcome) == 1
+
+
+def test_the_owner_who_waits_for_a_lock_is_not_ended(
+    postgres: EmbeddedPostgres, database_url: str, superuser: Session
+) -> None:
+    sealer_url = libpq_url(postgres.url_as("followup_sealer", database_url))
+    with (
+        psycopg.connect(libpq_url(postgres.url_as("followup_auditor", database_url))) as reader,
+        psycopg.connect(libpq_url(database_url), autocommit=True) as owner,
+        connect(sealer_url) as sealer,
+    ):
+        reader.execute("SELECT count(*) FROM audit_leaves")
+        owner.execute("SET lock_timeout = '1s'")
+        waiting = threading.Thread(target=lambda: grab(owner, "LOCK TABLE audit_leaves IN ACCESS EXCLUSIVE MODE"))
+        waiting.start()
+        time.sleep(0.3)
+        assert make_way(sealer) == 0
+        reader.rollback()
+        waiting.join(10)
+        assert owner.execute("SELECT 1").fetchone() == (1,)

@@ -179,6 +179,10 @@ def test_without_a_key_of_ones_own_nothing_is_verified(trail: Trail, look: Any) 
     assert (code, "CAUTION" in said, "Everything holds" in said) == (verify.NO_KEY, True, False)
     assert look(trail.export(10, 20), 21, key=False)[0] == verify.NO_KEY
     assert look(trail.export(10, 20)[:-1], key=False)[0] == verify.DOES_NOT_HOLD
+    header, *lines = trail.export(10, 20)
+    from_a_server = [{**header, "verifier_key": None}, *lines]
+    assert look(from_a_server, key=False)[0] == verify.NO_KEY
+    assert look(from_a_server)[0] == verify.HOLDS
 
 
 def test_records_that_waited_long_are_told_of_as_windows(trail: Trail, look: Any) -> None:
