@@ -30,7 +30,7 @@ from api.system import Readiness, System
 from bootstrap import bootstrap
 from serving.connections import ConnectionLimits, below_the_file_limit, is_loopback, is_trusted
 from serving.exposure import refuse_other_listeners
-from serving.protocol import guard
+from serving.protocol import GuardedProtocol, guard
 from serving.supervisor import replace_process_manager
 from serving.worker import Start
 from settings import load_settings
@@ -75,6 +75,13 @@ class FollowupML:
             settings = load_settings()
             _configure_logging(settings.log_level)
             self.runtime = bootstrap(settings)
+            gauge = self.system.metrics.gauge
+            gauge("followup_connections", "Connections that are open.", lambda: len(GuardedProtocol.table.connections))
+            gauge(
+                "followup_connections_refused",
+                "Connections that were refused, evicted or cut off since the start.",
+                lambda: GuardedProtocol.table.connections.refused.total(),
+            )
 
     @property
     def system(self) -> System:
