@@ -80,7 +80,7 @@ class FollowupML:
             gauge(
                 "followup_connections_refused",
                 "Connections that were refused, evicted or cut off since the start.",
-                lambda: GuardedProtocol.table.connections.refused.total(),
+                GuardedProtocol.table.connections.refused.total,
             )
 
     @property

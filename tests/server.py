@@ -67,6 +67,7 @@ class Server:
     process: subprocess.Popen[bytes] | None = None
     encryption_key: str = field(default_factory=new_root_key)
     service: str = "service"  # the module to serve
+    checkout: Path = ROOT  # of this project: another one, to compare with
 
     @property
     def url(self) -> str:
@@ -120,7 +121,7 @@ class Server:
         with self.log.open("ab") as output:
             self.process = subprocess.Popen(
                 self.command(),
-                cwd=ROOT,
+                cwd=self.checkout,
                 env=environment,
                 stdout=output,
                 stderr=output,
