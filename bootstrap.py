@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from access.break_glass import BreakGlass
+from access.break_glass import BreakGlass, Ceiling
 from access.care_team import CareTeam
 from access.denylist import Denylist
 from access.door import Door
@@ -24,6 +24,7 @@ from access.quotas import Quotas, redis_counters
 from access.sessions import LoginSessions
 from access.tokens import TokenVerifier
 from api.system import System
+from api.tally import StrangerTally
 from audit.data_keys import DataKeys
 from audit.history import FirstAnswers, History
 from audit.key_encryption import KeyRing, KmsWrappingKey, LocalWrappingKey, root_key
@@ -34,11 +35,13 @@ from database.safety import refuse_powerful_role
 from inference.cache import CacheKeys, NoCache, RedisCache, ResultCache
 from inference.deployments import Deployments, RunnerFactory
 from inference.pipeline import Pipeline
+from monitoring.figures import Figures
 from monitoring.metrics import Metrics
 from monitoring.performance import Fanout, PerformanceLogger
 from monitoring.seal_lag import SealLag
 from registry import signatures
 from registry.agreements import require_agreements
+from registry.reports import Reports
 from registry.signatures import SigningKey
 from runners.batching import Limits
 from runners.deterioration import DeteriorationRunner
@@ -72,6 +75,7 @@ class Runtime:
         await self.sessions.open()
         await self._refuse_external_models()
         await self.system.trail.open()
+        await self.system.strangers.open()
         await self.system.cache.open()
         await self.system.deployments.open()
         await self.performance_log.open()
@@ -89,6 +93,7 @@ class Runtime:
         await self.seal_lag.close()
         await self.maintenance.close()
         await self.system.deployments.close()
+        await self.system.strangers.close()
         await self.system.trail.close()
         await self.performance_log.close()
         await self.system.cache.close()
@@ -151,21 +156,40 @@ def bootstrap(
     metrics.gauge(
         "followup_audit_seal_lag_seconds", "How long the oldest record waits to be sealed.", lambda: lag.seconds
     )
+    metrics.gauge(
+        "followup_models_not_loaded", "Versions that are promoted and not loaded.", lambda: len(deployments.missing)
+    )
     system = System(
         demo=settings.followup_mode == "demo",
+        cors_origins=settings.cors_origins,
         engine=engine,
         verifier=Door(token_verifier(settings, token_keys), denylist, sessions),
         denylist=denylist,
         quotas=_quotas(settings, quota_redis, data_keys.digest("quotas").of),
         care_team=care_team,
-        break_glass=BreakGlass(engine, data_keys, alarm=metrics.break_glass, changed=care_team.forget),
+        break_glass=BreakGlass(
+            engine,
+            data_keys,
+            alarm=metrics.break_glass,
+            changed=care_team.forget,
+            digest=data_keys.digest("break-glass confirmations").of,
+            ceiling=Ceiling(
+                most_open=settings.break_glass_most_open,
+                most_a_day=settings.break_glass_most_a_day,
+                hard_stop=settings.break_glass_hard_stop,
+            ),
+        ),
         pipeline=pipeline,
         deployments=deployments,
         cache=cache,
         keys=data_keys,
         trail=trail,
         history=History(engine, data_keys),
+        strangers=StrangerTally(trail, told=metrics.stranger_refused),
         metrics=metrics,
+        seal_lag=lag,
+        figures=Figures(engine),
+        reports=Reports(),
     )
     return Runtime(
         system=system,

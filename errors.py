@@ -3,6 +3,7 @@
     FollowupError
     ├── InvalidInput            422
     ├── MalformedJson           400
+    ├── MalformedHttp           400, from the connection itself
     ├── Unauthenticated         401
     ├── Forbidden               403
     ├── NotFound                404
@@ -10,9 +11,13 @@
     ├── MethodNotAllowed        405
     ├── Conflict                409
     │   ├── IdempotencyConflict 409
+    │   ├── ConfirmationNeeded  409
     │   └── NotSealedYet        409, with Retry-After
+    ├── BodyTooSlow             408
     ├── BodyTooLarge            413
     ├── NotJson                 415
+    ├── HeadTooSlow             408, from the connection itself
+    ├── HeadTooLarge            431, from the connection itself
     ├── TooManyRequests         429, with Retry-After
     ├── InternalFault           500
     └── Unavailable             503, with Retry-After
@@ -72,11 +77,37 @@ class MalformedJson(FollowupError):
     slug = "malformed-json"
 
 
+class MalformedHttp(FollowupError):
+    """The request is not HTTP."""
+
+    status = HTTPStatus.BAD_REQUEST
+    slug = "malformed-http"
+
+
+class HeadTooSlow(FollowupError):
+    """The request's head did not come in time."""
+
+    status = HTTPStatus.REQUEST_TIMEOUT
+    slug = "head-too-slow"
+
+
+class HeadTooLarge(FollowupError):
+    """The request's head is over the size limit."""
+
+    status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+    slug = "head-too-large"
+
+
 class Unauthenticated(FollowupError):
     """A valid bearer token is needed."""
 
     status = HTTPStatus.UNAUTHORIZED
     slug = "unauthenticated"
+
+    def __init__(self, detail: str = "", *, reason: str = "no-token") -> None:
+        """`reason` is a slug for the log; a stranger is not told what was wrong with a token."""
+        super().__init__(detail)
+        self.reason = reason
 
 
 class Forbidden(FollowupError):
@@ -123,10 +154,28 @@ class IdempotencyConflict(Conflict):
     slug = "idempotency-conflict"
 
 
+class ConfirmationNeeded(Conflict):
+    """This has to be confirmed once more."""
+
+    slug = "confirmation-needed"
+
+    def __init__(self, detail: str = "", *, confirmation: str) -> None:
+        """`confirmation` is what the caller sends back."""
+        super().__init__(detail)
+        self.confirmation = confirmation
+
+
 class NotSealedYet(Conflict):
     """The record is not sealed yet."""
 
     slug = "not-sealed-yet"
+
+
+class BodyTooSlow(FollowupError):
+    """The request's body did not come in time."""
+
+    status = HTTPStatus.REQUEST_TIMEOUT
+    slug = "body-too-slow"
 
 
 class BodyTooLarge(FollowupError):

@@ -6,6 +6,7 @@ followup up                           sets up everything for a demo first
 
 import logging
 import os
+import sys
 
 import bentoml
 from starlette.responses import Response
@@ -25,12 +26,33 @@ from api.schemas import (
     SymptomAnalysisRequest,
     SymptomAnalysisResponse,
 )
-from api.system import System
+from api.system import Readiness, System
 from bootstrap import bootstrap
+from serving.connections import ConnectionLimits, below_the_file_limit, is_loopback, is_trusted
+from serving.exposure import refuse_other_listeners
+from serving.protocol import GuardedProtocol, guard
+from serving.supervisor import replace_process_manager
+from serving.worker import Start
 from settings import load_settings
+
+replace_process_manager()  # `bentoml serve` imports this module before it would start its own
 
 # uvicorn believes X-Forwarded-For from any process of this machine unless told otherwise.
 os.environ["FORWARDED_ALLOW_IPS"] = os.environ.get("TRUSTED_PROXIES", "")
+
+
+def _connection_limits() -> ConnectionLimits:
+    settings = load_settings()
+    trusted = is_trusted(settings.trusted_proxies)
+    in_demo = settings.followup_mode == "demo"
+    return ConnectionLimits(
+        in_all=below_the_file_limit(settings.connections_in_all),
+        by_address=settings.connections_by_address,
+        exempt=lambda address: trusted(address) or (in_demo and is_loopback(address)),
+    )
+
+
+guard(_connection_limits)
 
 
 @bentoml.service(
@@ -47,9 +69,19 @@ class FollowupML:
     """Self-hosted, audited predictions for wellness monitoring."""
 
     def __init__(self) -> None:
-        settings = load_settings()
-        _configure_logging(settings.log_level)
-        self.runtime = bootstrap(settings)
+        self.starting = Start.of_this_process()
+        with self.starting.told():
+            refuse_other_listeners(sys.argv)
+            settings = load_settings()
+            _configure_logging(settings.log_level)
+            self.runtime = bootstrap(settings)
+            gauge = self.system.metrics.gauge
+            gauge("followup_connections", "Connections that are open.", lambda: len(GuardedProtocol.table.connections))
+            gauge(
+                "followup_connections_refused",
+                "Connections that were refused, evicted or cut off since the start.",
+                GuardedProtocol.table.connections.refused.total,
+            )
 
     @property
     def system(self) -> System:
@@ -57,14 +89,16 @@ class FollowupML:
 
     @bentoml.on_startup
     async def start(self) -> None:
-        await self.runtime.open()
+        with self.starting.told():
+            await self.runtime.open()
+        self.starting.ready()
 
     @bentoml.on_shutdown
     async def stop(self) -> None:
         await self.runtime.close()
 
     async def __is_ready__(self) -> bool:
-        return self.system.ready
+        return self.system.readiness is not Readiness.UNAVAILABLE
 
     @bentoml.api(route=PREDICT.path)
     async def predict(self, body: PredictRequest, /, ctx: bentoml.Context) -> PredictResponse:
@@ -102,7 +136,7 @@ class FollowupML:
 def _configure_logging(level: str) -> None:
     """Ours from `level`, libraries from WARNING: below that some of them log what they are given."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s [%(levelname)s] [%(name)s] %(message)s")
-    for room in ("access", "api", "audit", "database", "inference", "monitoring", "registry", "runners"):
+    for room in ("access", "api", "audit", "database", "inference", "monitoring", "registry", "runners", "serving"):
         logging.getLogger(room).setLevel(level)
 
 

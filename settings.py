@@ -5,8 +5,9 @@ orchestrators hand over secrets). docs/settings.md lists them all; a test fails 
 """
 
 import os
+import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
@@ -17,6 +18,8 @@ from errors import SetupError
 
 S = TypeVar("S", bound=BaseSettings)
 Mode = Literal["demo", "production"]
+
+_ORIGIN: Final = re.compile(r"https://[a-z0-9.\-]+(:[0-9]{1,5})?|http://(localhost|127\.0\.0\.1)(:[0-9]{1,5})?")
 
 
 def setting(name: str) -> str:
@@ -75,6 +78,15 @@ class Settings(BaseSettings):
     tenant: str = Field("default", min_length=1, max_length=64, description="Part of every cache key.")
 
     trusted_proxies: str = Field("", description="Addresses whose X-Forwarded-For is believed, separated by commas.")
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Origins whose pages may call the API from a browser, separated by commas; empty: none."
+    )
+    connections_in_all: int = Field(
+        0, ge=0, le=1_000_000, description="Most connections at once; 0: as many as the limit on open files allows."
+    )
+    connections_by_address: int = Field(
+        512, ge=1, le=1_000_000, description="Most connections from one address; trusted proxies are not limited."
+    )
 
     database_url: SecretStr = Field(
         SecretStr(""), description="PostgreSQL, postgresql://followup_app:password@host/db, as the role of the server."
@@ -113,6 +125,18 @@ class Settings(BaseSettings):
         6000, ge=0, description="Requests without a valid token from one address in a minute; 0: no limit."
     )
 
+    break_glass_most_open: int = Field(
+        3,
+        ge=1,
+        description="Uses of break-glass by one clinician, open and not reviewed, that are not above the ceiling.",
+    )
+    break_glass_most_a_day: int = Field(
+        10, ge=1, description="Uses of break-glass by one clinician in a day that are not above the ceiling."
+    )
+    break_glass_hard_stop: bool = Field(
+        False, description="Refuse break-glass above the ceiling, instead of 10 minutes with a second confirmation."
+    )
+
     encryption_key: SecretStr = Field(
         SecretStr(""), description="Base64 of 32 random bytes. Wraps the keys of each patient; needed unless KMS does."
     )
@@ -143,10 +167,17 @@ class Settings(BaseSettings):
         5.0, gt=0, le=3600, description="How often a newly promoted version is looked for, seconds."
     )
 
-    @field_validator("cognito_client_ids", "external_models", mode="before")
+    @field_validator("cognito_client_ids", "external_models", "cors_origins", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(_ORIGIN.fullmatch(origin) for origin in origins):
+            raise ValueError("each must be https://host or https://host:port, or http://localhost:port; no *")
+        return origins
 
     @model_validator(mode="after")
     def _complete(self) -> "Settings":

@@ -10,16 +10,15 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any, Final
 
-from sqlalchemy import bindparam, case, func, select, text, update
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import bindparam, func, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from access.policy import Relation
-from access.recording import Record, changed
+from access.recording import Event, change, changed
 from database.reading import bounded
+from database.subjects import canonical_subject
 from database.tables import CareTeamMember
 from errors import FollowupError, Forbidden, NotFound, Unavailable
 
@@ -35,11 +34,13 @@ _ROW: Final = CareTeamMember.__table__.c
 # Seconds that each relation of the asked pairs still lasts; the care team first, it is the ordinary one.
 _ASK: Final = text(
     "SELECT asked.clinician, asked.patient_id,"
-    " (SELECT extract(epoch FROM coalesce(until, now() + interval '1 day') - now()) FROM care_team AS team"
-    "   WHERE team.clinician = asked.clinician AND team.patient_id = asked.patient_id"
+    " (SELECT extract(epoch FROM max(coalesce(until, now() + interval '1 day')) - now()) FROM care_team AS team"
+    "   WHERE canonical_subject(team.clinician) = asked.clinician"
+    "   AND canonical_subject(team.patient_id) = asked.patient_id"
     "   AND since <= now() AND (until IS NULL OR until > now())) AS in_team_s,"
     " (SELECT extract(epoch FROM max(expires_at) - now()) FROM break_glass AS glass"
-    "   WHERE glass.clinician = asked.clinician AND glass.patient_id = asked.patient_id"
+    "   WHERE canonical_subject(glass.clinician) = asked.clinician"
+    "   AND canonical_subject(glass.patient_id) = asked.patient_id"
     "   AND started_at <= now() AND expires_at > now()) AS broken_s"
     " FROM unnest(CAST(:clinicians AS text[]), CAST(:patients AS text[])) AS asked (clinician, patient_id)"
 ).bindparams(bindparam("clinicians"), bindparam("patients"))
@@ -68,7 +69,7 @@ class CareTeam:
 
     async def relation(self, clinician: str, patient_id: str) -> Relation:
         """CARE_TEAM, BREAK_GLASS or OTHER. Raises Unavailable without the database."""
-        pair = (clinician, patient_id)
+        pair = (canonical_subject(clinician), canonical_subject(patient_id))
         known = self._known.get(pair)
         if known is not None and self._clock() < known.until:
             return known.relation
@@ -81,7 +82,7 @@ class CareTeam:
 
     def forget(self, clinician: str, patient_id: str) -> None:
         """Ask again: something was just changed here."""
-        self._known.pop((clinician, patient_id), None)
+        self._known.pop((canonical_subject(clinician), canonical_subject(patient_id)), None)
 
     async def _ask_wanted(self) -> None:
         while self._wanted:
@@ -127,20 +128,20 @@ class CareTeam:
             self._known.popitem(last=False)
 
     async def grant(
-        self, clinician: str, patient_id: str, *, by: str, days: int | None = None, record: Record | None = None
+        self, clinician: str, patient_id: str, *, by: str, event: Event, days: int | None = None
     ) -> Mapping[str, Any]:
         """Put a clinician on a patient's care team, for so many days or without an end.
 
         Raises Forbidden for oneself, Unavailable: then nothing is in force.
         """
-        row = await changed(self._engine, granted(clinician, patient_id, by=by, days=days), record)
+        row = await changed(self._engine, granted(clinician, patient_id, by=by, days=days, event=event))
         assert row is not None
         self.forget(clinician, patient_id)
         return row
 
-    async def withdraw(self, clinician: str, patient_id: str, record: Record | None = None) -> None:
+    async def withdraw(self, clinician: str, patient_id: str, *, by: str, event: Event) -> None:
         """End a relation now; that it was stays on record. Raises NotFound when there is none."""
-        row = await changed(self._engine, withdrawn(clinician, patient_id), record)
+        row = await changed(self._engine, withdrawn(clinician, patient_id, by=by, event=event))
         self.forget(clinician, patient_id)
         if row is None:
             raise NotFound("There is no such relation.")
@@ -157,37 +158,26 @@ class CareTeam:
 _SHOWN: Final = (_ROW.clinician, _ROW.patient_id, _ROW.since, _ROW.until, _ROW.granted_by)
 
 
-def granted(clinician: str, patient_id: str, *, by: str, days: int | None = None) -> Any:
+def granted(clinician: str, patient_id: str, *, by: str, event: Event, days: int | None = None) -> Any:
     """The statement that grants, for whoever has a connection; returns the row. Raises Forbidden for oneself."""
-    if clinician == by:
+    if canonical_subject(clinician) == canonical_subject(by):
         raise Forbidden("Nobody puts themselves on a care team: somebody else has to.")
-    until = None if days is None else func.now() + timedelta(days=days)
-    new = insert(CareTeamMember).values(clinician=clinician, patient_id=patient_id, until=until, granted_by=by)
-    return new.on_conflict_do_update(
-        index_elements=[_ROW.clinician, _ROW.patient_id],
-        set_={
-            "until": new.excluded.until,
-            "granted_by": new.excluded.granted_by,
-            # A relation that goes on keeps its beginning.
-            "since": case((_ROW.until <= func.now(), func.now()), else_=_ROW.since),
-        },
-    ).returning(*_SHOWN)
+    call = "grant_care_team(:clinician, :patient_id, :days, :by, :event)"
+    return change(call, event, clinician=clinician, patient_id=patient_id, days=days, by=by)
 
 
-def withdrawn(clinician: str, patient_id: str) -> Any:
+def withdrawn(clinician: str, patient_id: str, *, by: str, event: Event) -> Any:
     """The statement that ends a relation; returns it if there was one."""
-    in_force = (_ROW.until.is_(None)) | (_ROW.until > func.now())
-    return (
-        update(CareTeamMember)
-        .where(_ROW.clinician == clinician, _ROW.patient_id == patient_id, in_force)
-        .values(until=func.now())
-        .returning(*_SHOWN)
-    )
+    call = "withdraw_care_team(:clinician, :patient_id, :by, :event)"
+    return change(call, event, clinician=clinician, patient_id=patient_id, by=by)
 
 
 def team_of(clinician: str) -> Any:
     """The query of a clinician's patients just now."""
     in_force = (_ROW.until.is_(None)) | (_ROW.until > func.now())
     return (
-        select(*_SHOWN).where(_ROW.clinician == clinician, in_force).order_by(_ROW.patient_id).limit(LARGEST_TEAM_SHOWN)
+        select(*_SHOWN)
+        .where(func.canonical_subject(_ROW.clinician) == canonical_subject(clinician), in_force)
+        .order_by(_ROW.patient_id)
+        .limit(LARGEST_TEAM_SHOWN)
     )

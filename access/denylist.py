@@ -8,18 +8,17 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from datetime import timedelta
 from typing import Final, Literal
 
-from sqlalchemy import Connection, case, func, or_, select, tuple_, update
-from sqlalchemy.dialects.postgresql import Insert, insert
+from sqlalchemy import Connection, TextClause, func, or_, select, tuple_, update
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.sql.dml import Update
 
 from access.principal import Principal
-from access.recording import Record, changed
+from access.recording import Event, change, changed
 from database.reading import bounded
+from database.subjects import canonical_subject
 from database.tables import Revocation
 from errors import Unauthenticated, Unavailable
 
@@ -64,7 +63,7 @@ class Denylist:
     def check(self, principal: Principal) -> None:
         """Raises Unauthenticated when the token, its login or its subject is revoked."""
         if self._revoked and not _named(principal).isdisjoint(self._revoked):
-            raise Unauthenticated("The token is not valid.")
+            raise Unauthenticated("The token is not valid.", reason="revoked")
 
     async def refresh(self) -> None:
         """Read the table once. Raises SQLAlchemyError, OSError or Unavailable."""
@@ -76,18 +75,16 @@ class Denylist:
         query = select(_ROW.kind, _ROW.value).where(_IN_FORCE)
         async with self._engine.connect() as connection:
             rows = (await connection.execute(query)).all()
-        return frozenset((kind, value) for kind, value in rows)
+        return frozenset((kind, canonical_subject(value)) for kind, value in rows)
 
-    async def revoke(
-        self, kind: Kind, value: str, *, by: str, hours: int | None = None, record: Record | None = None
-    ) -> None:
+    async def revoke(self, kind: Kind, value: str, *, by: str, event: Event, hours: int | None = None) -> None:
         """Let nobody in by this token, login or subject: for so many hours, or for good.
 
         Here at once, at other servers within a second or two. A revocation is never shortened,
         but may be undone: `restoration`. Raises Unavailable: then nothing is in force.
         """
-        await changed(self._engine, revocation(kind, value, by=by, hours=hours), record)
-        self._revoked |= {(kind, value)}
+        await changed(self._engine, revocation(kind, value, by=by, hours=hours, event=event))
+        self._revoked |= {(kind, canonical_subject(value))}
 
     async def _follow(self) -> None:
         well = True
@@ -106,9 +103,10 @@ class Denylist:
 
 def refuse_revoked(connection: Connection, principal: Principal) -> None:
     """As Denylist.check, for a command that runs once. Raises Unauthenticated."""
-    query = select(_ROW.kind).where(tuple_(_ROW.kind, _ROW.value).in_(sorted(_named(principal))), _IN_FORCE)
+    spelled = func.canonical_subject(_ROW.value)
+    query = select(_ROW.kind).where(tuple_(_ROW.kind, spelled).in_(sorted(_named(principal))), _IN_FORCE)
     if connection.execute(query).first() is not None:
-        raise Unauthenticated("The token is not valid.")
+        raise Unauthenticated("The token is not valid.", reason="revoked")
 
 
 def _named(principal: Principal) -> set[tuple[str, str]]:
@@ -116,20 +114,12 @@ def _named(principal: Principal) -> set[tuple[str, str]]:
     return {("sub", principal.subject), ("jti", principal.token_id), ("origin_jti", principal.login or "")}
 
 
-def revocation(kind: Kind, value: str, *, by: str, hours: int | None = None) -> Insert:
+def revocation(kind: Kind, value: str, *, by: str, event: Event, hours: int | None = None) -> TextClause:
     """The statement that revokes, for whoever has a connection; see Denylist.revoke."""
     if hours is None and kind == "jti":
         hours = _HOURS_OF_A_TOKEN
-    until = None if hours is None else func.now() + timedelta(hours=hours)
-    new = insert(Revocation).values(kind=kind, value=value, revoked_by=by, until=until)
-    for_good = or_(_ROW.until.is_(None), new.excluded.until.is_(None))
-    return new.on_conflict_do_update(
-        index_elements=[_ROW.kind, _ROW.value],
-        set_={
-            "until": case((for_good, None), else_=func.greatest(_ROW.until, new.excluded.until)),
-            "revoked_by": new.excluded.revoked_by,
-            "revoked_at": func.now(),
-        },
+    return change(
+        "revoke_access(:kind, :value, :hours, :by, :event)", event, kind=kind, value=value, hours=hours, by=by
     )
 
 
@@ -137,7 +127,7 @@ def restoration(kind: Kind, value: str) -> Update:
     """The statement that ends a revocation now and returns it if there was one; that it was stays on record."""
     return (
         update(Revocation)
-        .where(_ROW.kind == kind, _ROW.value == value, _IN_FORCE)
+        .where(_ROW.kind == kind, func.canonical_subject(_ROW.value) == canonical_subject(value), _IN_FORCE)
         .values(until=func.now())
         .returning(_ROW.kind)
     )

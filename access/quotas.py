@@ -98,7 +98,7 @@ class Quotas:
 
     async def spend_anonymous(self, address: str | None, cost: int = 1) -> Allowance | None:
         """Count requests without a valid token by where they come from. Raises TooManyRequests."""
-        return await self._spend(f"ip|{_network(address)}", self._anonymous_per_minute, cost)
+        return await self._spend(f"ip|{network_of(address)}", self._anonymous_per_minute, cost)
 
     async def _spend(self, who: str, limit: int, cost: int) -> Allowance | None:
         if limit == 0:
@@ -160,8 +160,8 @@ class Quotas:
         return window.in_hand + max(0, limit - max(window.counted, window.spent + window.in_hand))
 
 
-def _network(address: str | None) -> str:
-    """What a caller cannot change at will: an IPv4 address, the network of an IPv6 one."""
+def network_of(address: str | None) -> str:
+    """What a caller cannot change at will, for counting: an IPv4 address, the network of an IPv6 one, or "unknown"."""
     if address is None:
         return "unknown"
     try:

@@ -1,46 +1,53 @@
-"""Changes of who may see what: in force together with their record, or not at all."""
+"""Changes of who may see what: in force together with their event, or not at all.
 
-from collections.abc import Callable, Mapping
+The database's functions (migration 0004) take the change and its event and write both; the server's role can change
+nothing without them.
+"""
+
+from collections.abc import Mapping
 from typing import Any, Final
 
-from sqlalchemy import Connection, text
-from sqlalchemy.exc import OperationalError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+import orjson
+from sqlalchemy import TextClause, text
+from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from database.reading import bounded
 from errors import Unavailable
 
-# Puts a change on record with the connection that makes it; given what is known of the change only now.
-Record = Callable[[Connection, Mapping[str, Any]], None]
+# What the trail shall say of a change beside the change itself: from where and by which request, JSON-able.
+Event = Mapping[str, Any]
 
 # Well before the caller is told that nothing answers: what they were refused must not come about afterwards.
 _LIMIT: Final = text("SET LOCAL statement_timeout = '2s'")
 
 
-async def changed(engine: AsyncEngine, statement: Any, record: Record | None) -> Mapping[str, Any] | None:
-    """Execute a statement and record its row (an empty one where it returns none) in one transaction.
+def change(call: str, event: Event, **values: Any) -> TextClause:
+    """The statement that calls one of the functions; `:event` stands for the event."""
+    document = orjson.dumps(event, option=orjson.OPT_UTC_Z).decode()
+    return text(f"SELECT * FROM {call}".replace(":event", "CAST(:event AS jsonb)")).bindparams(  # noqa: S608
+        event=document, **values
+    )
 
-    Returns the row, or None, unrecorded, when the statement changed nothing. Raises Unavailable: then nothing is in
-    force. Without `record` whoever calls has it on record otherwise.
+
+async def changed(engine: AsyncEngine, statement: Any) -> Mapping[str, Any] | None:
+    """Execute a change. Returns its row, or None when nothing was changed: then nothing is recorded.
+
+    Raises Unavailable: then nothing is in force.
     """
-    return await bounded(_changed(engine, statement, record))
+    return await bounded(_changed(engine, statement))
 
 
-async def _changed(engine: AsyncEngine, statement: Any, record: Record | None) -> Mapping[str, Any] | None:
+async def _changed(engine: AsyncEngine, statement: Any) -> Mapping[str, Any] | None:
     try:
         async with engine.begin() as connection:
-            return await _done(connection, statement, record)
+            await connection.execute(_LIMIT)
+            row = (await connection.execute(statement)).mappings().first()
+            return None if row is None else dict(row)
     except OperationalError as error:
         raise Unavailable("The database does not answer.", retry_after_s=1) from error
 
 
-async def _done(connection: AsyncConnection, statement: Any, record: Record | None) -> Mapping[str, Any] | None:
-    await connection.execute(_LIMIT)
-    result = await connection.execute(statement)
-    row: Mapping[str, Any] | None = {}
-    if result.returns_rows:
-        found = result.mappings().first()
-        row = None if found is None else dict(found)
-    if row is not None and record is not None:
-        await connection.run_sync(record, row)
-    return row
+def is_refused(error: DBAPIError) -> bool:
+    """Whether the database says that this person may not do this."""
+    return getattr(error.orig, "sqlstate", None) == "42501"

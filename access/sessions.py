@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from typing import Final
 
-from sqlalchemy import bindparam, delete, func, select, text
+from sqlalchemy import bindparam, select, text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -31,11 +31,9 @@ _KEPT_S: Final = 30 * 86_400.0  # a login older than this that nobody remembers 
 _PAUSE_AFTER_FAILURE_S: Final = 5.0
 _MOST_IN_MEMORY: Final = 100_000
 _ROW: Final = LoginSession.__table__.c
-_FLUSH: Final = text(
-    "INSERT INTO login_sessions AS known (session, last_seen)"
-    " SELECT * FROM unnest(CAST(:sessions AS bytea[]), CAST(:seen AS timestamptz[]))"
-    " ON CONFLICT (session) DO UPDATE SET last_seen = greatest(known.last_seen, excluded.last_seen)"
-).bindparams(bindparam("sessions"), bindparam("seen"))
+_FLUSH: Final = text("SELECT touch_sessions(CAST(:sessions AS bytea[]), CAST(:seen AS timestamptz[]))").bindparams(
+    bindparam("sessions"), bindparam("seen")
+)
 
 
 class LoginSessions:
@@ -80,7 +78,7 @@ class LoginSessions:
         if seen is None or now - seen >= self._idle_s:
             seen = await self._last_seen(principal, now)
         if now - seen >= self._idle_s:
-            raise Unauthenticated("The session was idle for too long: sign in again.")
+            raise Unauthenticated("The session was idle for too long: sign in again.", reason="idle")
         self._note(self._seen, principal.login, now)
         self._note(self._unwritten, principal.login, now)
 
@@ -167,6 +165,5 @@ class LoginSessions:
 
     async def forget_old(self) -> None:
         """Delete logins that nobody used for a month. Raises what the database raises."""
-        horizon = datetime.fromtimestamp(self._clock() - _KEPT_S, UTC)
         async with self._engine.begin() as connection:
-            await connection.execute(delete(LoginSession).where(_ROW.last_seen < func.least(horizon, func.now())))
+            await connection.execute(text("SELECT forget_sessions()"))

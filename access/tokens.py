@@ -16,6 +16,7 @@ import jwt
 
 from access.jwks import KeySource
 from access.principal import ANONYMOUS, Principal, Role
+from database.subjects import canonical_subject
 from errors import Unauthenticated
 
 LONGEST_LIFETIME_S: Final = 900  # 45 CFR 164.312(a)(2)(iii): who leaves is logged off
@@ -30,8 +31,8 @@ _WORDS: Final = "The token is not valid."
 _ROLES: Final = frozenset(Role) - {Role.SERVICE}  # that one is no group: a person in it would be let in as a service
 
 
-class _Malformed(Exception):
-    """Not what the issuer makes."""
+class _Refused(Exception):
+    """Not what the issuer makes, or not for us; the message is a slug."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +68,9 @@ class TokenVerifier:
         self._good: OrderedDict[bytes, _Good] = OrderedDict()
 
     async def verify(self, token: str) -> Principal:
-        """Raises Unauthenticated, always with the same words, whatever is wrong."""
+        """Raises Unauthenticated, always with the same words, whatever is wrong; its `reason` is for the log."""
         if len(token) > _LONGEST_TOKEN:
-            raise Unauthenticated(_WORDS)
+            raise Unauthenticated(_WORDS, reason="too-long")
         fingerprint = hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
         known = self._good.get(fingerprint)
         if known is not None:
@@ -79,8 +80,8 @@ class TokenVerifier:
             self._good.pop(fingerprint, None)
         try:
             good = await self._check(token)
-        except (jwt.PyJWTError, _Malformed, ValueError, TypeError, RecursionError) as error:
-            raise Unauthenticated(_WORDS) from error
+        except (_Refused, jwt.PyJWTError, ValueError, TypeError, RecursionError) as error:
+            raise Unauthenticated(_WORDS, reason=_reason(error)) from error
         self._good[fingerprint] = good
         if len(self._good) > _REMEMBERED:
             self._good.popitem(last=False)
@@ -88,49 +89,54 @@ class TokenVerifier:
 
     async def _check(self, token: str) -> _Good:
         if not _COMPACT.fullmatch(token):
-            raise _Malformed
+            raise _Refused("malformed")
         header = _object(jwt.utils.base64url_decode(token.partition(".")[0]))
         key_id = header.get("kid")
-        if header.get("alg") != "RS256" or not isinstance(key_id, str) or not 0 < len(key_id) <= _LONGEST_KEY_ID:
-            raise _Malformed
-        if not header.keys().isdisjoint({"crit", "b64", "cty", "zip", "enc"}):
-            raise _Malformed  # RFC 7515, 4.1.11: what must be understood and is not
+        if header.get("alg") != "RS256" or not header.keys().isdisjoint({"crit", "b64", "cty", "zip", "enc"}):
+            raise _Refused("algorithm")  # RFC 7515, 4.1.11: what must be understood and is not
+        if not isinstance(key_id, str) or not 0 < len(key_id) <= _LONGEST_KEY_ID:
+            raise _Refused("unknown-key")
         key = await self._keys.key(key_id)
         if key is None:
-            raise _Malformed
+            raise _Refused("unknown-key")
         signed = jwt.PyJWS(algorithms=["RS256"]).decode_complete(token, key, algorithms=["RS256"])
         claims = _object(signed["payload"])
+        self._check_audience(claims)
         self._check_times(claims)
         return _Good(self._principal(claims), key_id, key)
 
+    def _check_audience(self, claims: Mapping[str, Any]) -> None:
+        """Cognito's access tokens carry no `aud`: the app client is named instead."""
+        if claims.get("iss") != self._issuer:
+            raise _Refused("issuer")
+        if claims.get("token_use") != "access":
+            raise _Refused("id-token" if claims.get("token_use") == "id" else "token-use")
+        client_id = claims.get("client_id")
+        if not isinstance(client_id, str) or client_id not in self._client_ids:
+            raise _Refused("audience")
+
     def _check_times(self, claims: Mapping[str, Any]) -> None:
-        """Cognito's access tokens carry no audience; their times are whole seconds (RFC 7519 allows more)."""
+        """Whole seconds (RFC 7519 allows more). Clocks may differ for `exp`, `iat` and `nbf`, and for nothing else."""
         now = self._clock()
         issued, expires = claims.get("iat"), claims.get("exp")
         not_before, signed_in = claims.get("nbf", issued), claims.get("auth_time", issued)
         if not all(type(moment) is int for moment in (issued, expires, not_before, signed_in)):
-            raise _Malformed
+            raise _Refused("times")
         assert issued is not None and expires is not None
-        latest = now + _LEEWAY_S
-        timely = (
-            expires > now - _LEEWAY_S
-            and expires - issued <= LONGEST_LIFETIME_S + _LEEWAY_S
-            and 0 < issued <= latest
-            and not_before <= latest
-            and 0 < signed_in <= latest
-        )
-        if not timely:
-            raise _Malformed
+        if expires <= now - _LEEWAY_S:
+            raise _Refused("expired")
+        if issued > now + _LEEWAY_S or not_before > now + _LEEWAY_S:
+            raise _Refused("not-yet-valid")
+        if expires - issued > LONGEST_LIFETIME_S:
+            raise _Refused("too-long-lived")
+        if not 0 < signed_in <= max(issued, now):
+            raise _Refused("times")
 
     def _principal(self, claims: Mapping[str, Any]) -> Principal:
-        subject, client_id, token_id = claims.get("sub"), claims.get("client_id"), claims.get("jti")
+        subject, client_id, token_id = claims.get("sub"), claims["client_id"], claims.get("jti")
         login, groups = claims.get("origin_jti"), claims.get("cognito:groups", [])
         well_formed = (
-            claims.get("iss") == self._issuer
-            and claims.get("token_use") == "access"
-            and isinstance(client_id, str)
-            and client_id in self._client_ids
-            and _is_identifier(subject)
+            _is_identifier(subject)
             and subject != ANONYMOUS.subject  # who has no token has that name on record
             and _is_identifier(token_id)
             and ("origin_jti" not in claims or _is_identifier(login))
@@ -141,14 +147,15 @@ class TokenVerifier:
             and all(isinstance(group, str) for group in groups)
         )
         if not well_formed:
-            raise _Malformed
-        assert isinstance(subject, str) and isinstance(client_id, str) and isinstance(token_id, str)
+            raise _Refused("claims")
+        assert isinstance(subject, str) and isinstance(token_id, str)
         signed_in = claims.get("auth_time", claims["iat"])
+        subject, token_id = canonical_subject(subject), canonical_subject(token_id)
         if self._is_service(claims):
             login, roles = None, frozenset({Role.SERVICE})
         else:
             # An app client without token revocation issues no origin_jti; the moment of signing in names it as well.
-            login = login or f"{subject}@{signed_in}"
+            login = canonical_subject(login or f"{subject}@{signed_in}")
             roles = frozenset(Role(group) for group in groups if group in _ROLES)
         return Principal(subject, roles, client_id, claims["exp"], token_id, login, signed_in)
 
@@ -165,6 +172,12 @@ class TokenVerifier:
         )
 
 
+def _reason(error: Exception) -> str:
+    if isinstance(error, _Refused):
+        return str(error)
+    return "signature" if isinstance(error, jwt.InvalidSignatureError) else "malformed"
+
+
 def _is_identifier(value: Any) -> bool:
     return isinstance(value, str) and _IDENTIFIER.fullmatch(value) is not None
 
@@ -173,16 +186,16 @@ def _object(text: bytes) -> dict[str, Any]:
     """A JSON object in which no name comes twice: parsers disagree on which one counts. Raises ValueError."""
     document = json.loads(text.decode("utf-8"), object_pairs_hook=_distinct, parse_constant=_refuse_constant)
     if not isinstance(document, dict):
-        raise _Malformed
+        raise _Refused("malformed")
     return document
 
 
 def _distinct(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     document = dict(pairs)
     if len(document) != len(pairs):
-        raise _Malformed
+        raise _Refused("malformed")
     return document
 
 
 def _refuse_constant(_name: str) -> Any:
-    raise _Malformed
+    raise _Refused("malformed")

@@ -5,7 +5,7 @@ Everything here looks at something a stranger sent; nothing of it appears in an 
 
 import asyncio
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any, Final
 from urllib.parse import parse_qsl
 from uuid import UUID
@@ -16,42 +16,53 @@ from starlette.types import Receive, Scope
 
 from access.principal import Principal, Role
 from api.problems import faults_of
-from api.routing import Route
+from api.routing import Intake, Route
 from audit.record import Caller
-from errors import BodyTooLarge, InvalidInput, MalformedJson, NotJson
+from errors import BodyTooLarge, BodyTooSlow, InvalidInput, MalformedJson, NotJson
 from inference.pipeline import Idempotency
 
-LARGEST_BODY_BYTES: Final = 64 * 1024
-_LONGEST_LENGTH: Final = 10  # digits
-_SLOWEST_BODY_S: Final = 10.0
+_LONGEST_LENGTH: Final = 15  # digits
+_SLOWEST_START_S: Final = 10.0
+_SLOWEST_BYTES_A_S: Final = 10 * 1024
 _LONGEST_USER_AGENT: Final = 256
 _SINGLE_HEADERS: Final = (b"authorization", b"content-type", b"content-encoding", b"idempotency-key", b"x-request-id")
 
 
-async def read_body(headers: Mapping[str, str], receive: Receive) -> bytes:
-    """The whole body. Raises NotJson, BodyTooLarge, or MalformedJson when it ends early or comes too slowly."""
+async def body_pieces(headers: Mapping[str, str], receive: Receive, intake: Intake) -> AsyncIterator[bytes]:
+    """The body as it comes. Raises NotJson, BodyTooLarge, BodyTooSlow, or MalformedJson when it ends early."""
     media_type = headers.get("content-type", "").split(";")[0].strip().lower()
-    if media_type != "application/json":
-        raise NotJson("Send Content-Type: application/json.")
+    if media_type not in intake.media_types:
+        raise NotJson(f"Send Content-Type: {' or '.join(sorted(intake.media_types))}.")
     if headers.get("content-encoding", "identity").lower() != "identity":
         raise NotJson("Compressed bodies are not taken.")
     declared = headers.get("content-length", "0")
-    if len(declared) > _LONGEST_LENGTH or (declared.isdigit() and int(declared) > LARGEST_BODY_BYTES):
-        raise BodyTooLarge(f"At most {LARGEST_BODY_BYTES} bytes are taken.")
-    body = bytearray()
-    try:
-        async with asyncio.timeout(_SLOWEST_BODY_S):
-            while True:
+    too_large = f"At most {intake.largest_bytes} bytes are taken."
+    if len(declared) > _LONGEST_LENGTH or (declared.isdigit() and int(declared) > intake.largest_bytes):
+        raise BodyTooLarge(too_large)
+    size = 0
+    now = asyncio.get_running_loop().time
+    started = now()
+    while True:
+        patience_s = min(intake.longest_s, _SLOWEST_START_S + size / _SLOWEST_BYTES_A_S)
+        try:
+            async with asyncio.timeout_at(started + patience_s):
                 message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise MalformedJson("The body ended early.")
-                body += message.get("body", b"")
-                if len(body) > LARGEST_BODY_BYTES:
-                    raise BodyTooLarge(f"At most {LARGEST_BODY_BYTES} bytes are taken.")
-                if not message.get("more_body", False):
-                    return bytes(body)
-    except TimeoutError as error:
-        raise MalformedJson("The body did not come in time.") from error
+        except TimeoutError as error:
+            raise BodyTooSlow("The body did not come in time.") from error
+        if message["type"] == "http.disconnect":
+            raise MalformedJson("The body ended early.")
+        piece = message.get("body", b"")
+        size += len(piece)
+        if size > intake.largest_bytes:
+            raise BodyTooLarge(too_large)
+        yield piece
+        if not message.get("more_body", False):
+            return
+
+
+async def read_body(headers: Mapping[str, str], receive: Receive, intake: Intake) -> bytes:
+    """The whole body. Raises what `body_pieces` raises."""
+    return b"".join([piece async for piece in body_pieces(headers, receive, intake)])
 
 
 _PURPOSES: Final = (  # HL7 v3 PurposeOfUse, by the role that decides it

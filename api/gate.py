@@ -6,13 +6,15 @@ nothing leaves before the trail has it: predictions write their own records, for
 """
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from contextlib import suppress
 from http import HTTPStatus
 from typing import Any, Final
 from uuid import UUID, uuid4
 
-from starlette.responses import Response
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from access.policy import require
@@ -20,6 +22,7 @@ from access.principal import ANONYMOUS, Principal
 from access.quotas import Allowance
 from api.admission import (
     as_uuid,
+    body_pieces,
     caller_of,
     headers_of,
     idempotency_of,
@@ -30,7 +33,7 @@ from api.admission import (
 )
 from api.problems import MEDIA_TYPE, as_followup_error, problem_response, rate_limit_headers
 from api.routing import Admitted, RouteTable
-from api.system import System
+from api.system import Readiness, System
 from api.visit import ABANDONED, Visit
 from errors import (
     AuditUnavailable,
@@ -40,9 +43,12 @@ from errors import (
     MethodNotAllowed,
     NotFound,
     Overloaded,
+    TooManyRequests,
     Unauthenticated,
     Unavailable,
 )
+
+log = logging.getLogger(__name__)
 
 PROBES: Final = frozenset({"/livez", "/readyz"})
 _WATCH_FOR_DISCONNECT_AFTER_S: Final = 0.25
@@ -57,6 +63,7 @@ class Gate:
         self._table = table
         self._system = system
         self._recording: set[asyncio.Task[None]] = set()
+        self._entrance: ASGIApp | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -64,26 +71,41 @@ class Gate:
         elif scope["type"] == "websocket":
             await self._websocket(scope, receive, send)
         else:
-            await self._http(scope, receive, send)
+            if self._entrance is None:  # what the system is, is known from the first request on
+                self._entrance = _shared_with(self._system().cors_origins, self._http)
+            await self._entrance(scope, receive, send)
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """There are none: refused, with an event as any request that is refused."""
+        """There are none: refused, with an event and on somebody's account as any request that is refused."""
         headers = headers_of(scope)
         template = self._table.template("GET", scope["path"])
         request_id = as_uuid(headers.get("x-request-id")) or uuid4()
         system = self._system()
+        visit = Visit(caller_of(scope, headers, request_id, template, ANONYMOUS))
+        status: int = HTTPStatus.FORBIDDEN
         await receive()
+        try:
+            await _refuse_repeated(system, scope)
+            if "authorization" in headers:
+                principal = await _authenticate(system, scope, headers, request_id)
+                visit.caller = caller_of(scope, headers, request_id, template, principal)
+                await system.quotas.spend(principal.subject)
+            else:
+                await _spend_anonymous(system, scope)
+        except (Unauthenticated, InvalidInput):
+            pass
+        except TooManyRequests as error:
+            status = error.status
         with suppress(AuditUnavailable):  # the answer tells nothing that the trail should have first
-            visit = Visit(caller_of(scope, headers, request_id, template, ANONYMOUS))
-            await _record(system, visit, HTTPStatus.FORBIDDEN)
-        system.metrics.request(template, HTTPStatus.FORBIDDEN)
+            await _record(system, visit, status)
+        system.metrics.request(template, status)
         await send({"type": "websocket.close", "code": 4404})  # before it was accepted: 403
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = headers_of(scope)
         request_id = as_uuid(headers.get("x-request-id")) or uuid4()
         if scope["path"] in PROBES:
-            await self._app(scope, receive, _Outbound(send, request_id))
+            await self._probe(scope, receive, _Outbound(send, request_id))
             return
         system = self._system()
         template = self._table.template(scope["method"], scope["path"])
@@ -91,7 +113,9 @@ class Gate:
         outbound = _Outbound(send, request_id, before=lambda status: _record(system, visit, status))
         try:
             await _refuse_repeated(system, scope)
-            principal = ANONYMOUS if self._is_open(system, scope) else await _authenticate(system, scope, headers)
+            principal = (
+                ANONYMOUS if self._is_open(system, scope) else await _authenticate(system, scope, headers, request_id)
+            )
             visit.caller = caller_of(scope, headers, request_id, template, principal)
             if principal is not ANONYMOUS:
                 outbound.allowance = await system.quotas.spend(principal.subject)
@@ -99,11 +123,16 @@ class Gate:
             visit.action = route.action
             if principal is not ANONYMOUS:
                 require(principal, route.action)
-            raw = await read_body(headers, receive) if route.body is not None else b""
+            raw, body = b"", None
+            if route.intake.streamed:
+                body = body_pieces(headers, receive, route.intake)
+            elif route.body is not None:
+                raw = await read_body(headers, receive, route.intake)
+                body = parse_body(route, raw)
             admitted = Admitted(
                 principal=principal,
                 visit=visit,
-                body=parse_body(route, raw) if route.body is not None else None,
+                body=body,
                 idempotency=idempotency_of(headers, raw) if route.body is not None else None,
                 path_parameters=path_parameters,
                 query=query_of(route, scope),
@@ -127,6 +156,14 @@ class Gate:
             if not outbound.started:
                 self._record_later(system, visit)
 
+    async def _probe(self, scope: Scope, receive: Receive, outbound: "_Outbound") -> None:
+        """BentoML answers, but for the one word that it does not know; what is amiss is for those with a token."""
+        asked = scope["path"] == "/readyz" and scope["method"] in {"GET", "HEAD"}
+        if asked and self._system().readiness is Readiness.DEGRADED:
+            await PlainTextResponse(Readiness.DEGRADED)(scope, receive, outbound)
+        else:
+            await self._app(scope, receive, outbound)
+
     def _record_later(self, system: System, visit: Visit) -> None:
         """The server stops in the middle: nobody waits for this event, but it belongs into the trail."""
 
@@ -148,8 +185,10 @@ class Gate:
 
 
 async def _record(system: System, visit: Visit, status: int) -> None:
-    """Returns once the trail has this request. Raises AuditUnavailable."""
-    if not (visit.recorded and status < 400):
+    """Returns once the trail has this request, or it is counted among a stranger's. Raises AuditUnavailable."""
+    if status == HTTPStatus.TOO_MANY_REQUESTS and visit.caller.principal == ANONYMOUS.subject:
+        system.strangers.count(visit.caller.ip_address)
+    elif not (visit.recorded and status < 400):
         await system.trail.event(visit.event(status))
 
 
@@ -271,19 +310,37 @@ async def _run_unless_disconnected(app: ASGIApp, scope: Scope, receive: _Replay,
             watcher.cancel()
 
 
+def _shared_with(origins: Sequence[str], app: ASGIApp) -> ASGIApp:
+    """Pages of these origins may call from a browser (CORS); a preflight tells nothing and leaves nothing on record."""
+    if not origins:
+        return app
+    return CORSMiddleware(
+        app,
+        allow_origins=list(origins),
+        allow_methods=["GET", "POST", "PUT", "DELETE"],
+        allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "X-Request-ID"],
+        expose_headers=[
+            *("X-Request-ID", "Idempotent-Replayed", "Retry-After"),
+            *("RateLimit-Limit", "RateLimit-Remaining", "RateLimit-Reset"),
+        ],
+    )
+
+
 async def _nothing() -> Message:
     return {"type": "http.disconnect"}
 
 
-async def _authenticate(system: System, scope: Scope, headers: Mapping[str, str]) -> Principal:
+async def _authenticate(system: System, scope: Scope, headers: Mapping[str, str], request_id: UUID) -> Principal:
     """Who asks. Raises Unauthenticated, or TooManyRequests for an address from which nobody gets in all the time."""
     try:
         scheme, _, token = headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not token:
             raise Unauthenticated("Send a token: Authorization: Bearer …")
         return await system.verifier.verify(token.strip())
-    except Unauthenticated:
+    except Unauthenticated as refused:
+        system.metrics.token_refused(refused.reason)
         await _spend_anonymous(system, scope)
+        log.info("token refused: %s (request %s)", refused.reason, request_id)
         raise
 
 

@@ -18,14 +18,15 @@ _PROBLEMS: Final = {
     "403": "Not allowed",
     "404": "Unknown, or not for the caller to know of",
     "409": "Against what is stored, such as an Idempotency-Key used with another body",
-    "413": "Body over 64 KiB",
+    "408": "The body did not come in time",
+    "413": "Body over {largest} KiB",
     "415": "Not application/json",
     "422": "Not of the form of this call",
     "429": "Over quota; see Retry-After and RateLimit-Reset",
     "500": "Our fault",
     "503": "Overloaded, or the audit trail cannot be written; see Retry-After",
 }
-_FOR_BODIES: Final = frozenset({"400", "409", "413", "415"})
+_FOR_BODIES: Final = frozenset({"400", "408", "409", "413", "415"})
 
 
 def document(routes: Sequence[Route]) -> dict[str, Any]:
@@ -85,7 +86,7 @@ def _operation(route: Route) -> dict[str, Any]:
     for status, description in _PROBLEMS.items():
         if route.body is not None or status not in _FOR_BODIES or (status == "409" and route.status == 204):
             operation["responses"][status] = {
-                "description": description,
+                "description": description.format(largest=route.intake.largest_bytes // 1024),
                 "content": {MEDIA_TYPE: {"schema": {"$ref": _REFERENCE.format(model=ProblemShown.__name__)}}},
             }
     return operation

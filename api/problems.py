@@ -11,6 +11,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.responses import Response
 
 from errors import (
+    ConfirmationNeeded,
     FieldFault,
     FollowupError,
     InternalFault,
@@ -37,6 +38,8 @@ def problem(error: FollowupError, request_id: UUID) -> dict[str, Any]:
     }
     if isinstance(error, InvalidInput) and error.faults:
         document["errors"] = [{"pointer": fault.pointer, "message": fault.message} for fault in error.faults[:50]]
+    if isinstance(error, ConfirmationNeeded):
+        document["confirmation"] = error.confirmation
     return document
 
 

@@ -31,7 +31,7 @@ class Admitted:
 
     principal: Principal
     visit: Visit
-    body: Any
+    body: Any  # parsed, or for a streamed one its pieces as they come, an AsyncIterator[bytes]
     idempotency: Idempotency | None
     path_parameters: Mapping[str, str]
     query: Mapping[str, str]
@@ -49,6 +49,19 @@ Handler = Callable[[System, Admitted], Awaitable[Response]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Intake:
+    """How the body of a route comes in: whole before its handler runs or, `streamed`, piece by piece while it does.
+
+    A body may take 10 s, and from then on as long as it comes at 10 KiB/s, `longest_s` in all.
+    """
+
+    largest_bytes: int = 64 * 1024
+    longest_s: float = 60.0
+    media_types: frozenset[str] = frozenset({"application/json"})
+    streamed: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class QueryParameter:
     """A parameter of the query string, for the OpenAPI document."""
 
@@ -57,6 +70,7 @@ class QueryParameter:
     description: str = ""
 
 
+EXPENSIVE = 10  # requests that a quota counts for one that costs as much as an explanation
 LARGEST_PAGE = 200
 PAGING = (
     QueryParameter(name="limit", schema={"type": "integer", "minimum": 1, "maximum": LARGEST_PAGE, "default": 50}),
@@ -77,9 +91,10 @@ class Route:
     handler: Handler | None = None  # None: BentoML itself answers
     bento: bool = False  # reached through a BentoML API, which calls the handler, so that BentoML's clients know it
     body: type[Body] | None = None
+    intake: Intake = Intake()
     response: type[BaseModel] | None = None
     status: int = 200  # of success
-    cost: Callable[[Any], int] | None = None  # how many of a quota's requests a body counts for; None: one
+    cost: Callable[[Any], int] | None = None  # how many of a quota's requests one with this body counts for; None: one
     query: Sequence[QueryParameter] = ()
     open_in_demo: bool = False
     pattern: re.Pattern[str] = field(init=False)

@@ -5,14 +5,20 @@ from typing import Annotated, Any, Literal, Self
 from uuid import UUID
 
 import bentoml
-from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema, field_validator
 from starlette.requests import Request
 
-from access.break_glass import LONGEST_MINUTES, LONGEST_REASON, SHORTEST_REASON
+from access.break_glass import LONGEST_MINUTES, LONGEST_REASON
 from access.denylist import LONGEST_HOURS
+from access.reasons import SHORTEST_REASON, explains
 from clinical.vitals import DAY_SCHEMA, WINDOW_DAYS
+from database.subjects import canonical_subject
 
-PatientId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:\-]{1,128}$", description="A Cognito sub.")]
+PatientId = Annotated[
+    str,
+    Field(pattern=r"^[A-Za-z0-9_.:\-]{1,128}$", description="A Cognito sub; in capitals it is the same one."),
+    AfterValidator(canonical_subject),
+]
 ModelName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$", examples=["clinical_ner"])]
 
 # The model's own parser checks the days, so that the generic route and this one cannot differ.
@@ -95,12 +101,15 @@ class BreakGlassRequest(Body):
     patient_id: PatientId
     reason: str = Field(min_length=SHORTEST_REASON, max_length=LONGEST_REASON)
     minutes: int = Field(LONGEST_MINUTES, ge=1, le=LONGEST_MINUTES)
+    confirmation: str | None = Field(
+        None, max_length=64, description="Above the ceiling: what the problem `confirmation-needed` gave."
+    )
 
     @field_validator("reason")
     @classmethod
     def _says_something(cls, value: str) -> str:
-        if len(value.strip()) < SHORTEST_REASON:
-            raise ValueError("must say something")
+        if not explains(value):
+            raise ValueError("must say something, in words")
         return value.strip()
 
 
@@ -108,7 +117,14 @@ class RevocationRequest(Body):
     """Which token (jti), login (origin_jti) or person (sub) is let in no more; without `hours`, for good."""
 
     kind: Literal["jti", "origin_jti", "sub"]
-    value: str = Field(pattern=r"^[A-Za-z0-9_.:\-]{1,128}$")
+    value: Annotated[
+        str,
+        Field(
+            pattern=r"^[A-Za-z0-9_.:\-]{1,128}(@[0-9]{1,12})?$",
+            description="A login that has no name of its own is named SUB@AUTH_TIME, by two claims of its tokens.",
+        ),
+        AfterValidator(canonical_subject),
+    ]
     hours: int | None = Field(None, ge=1, le=LONGEST_HOURS)
 
 
@@ -215,6 +231,7 @@ class ProblemShown(_Shown):
     detail: str
     request_id: UUID
     errors: list[dict[str, str]] | None = None
+    confirmation: str | None = Field(None, description="Of `confirmation-needed`: to be sent back with the same body.")
 
 
 class BatchResultShown(_Shown):
@@ -339,6 +356,7 @@ class ModelVersionShown(_Shown):
     framework: str
     digest: str
     loaded: bool
+    not_loaded_because: str | None = Field(description="Of a version that is promoted and should answer.")
     created_by: str
     created_at: datetime
     metrics: dict[str, Any]
@@ -364,6 +382,7 @@ class ModelVersionDetail(ModelVersionShown):
 class ModelDetail(_Shown):
     name: str
     versions: list[ModelVersionDetail]
+    next_cursor: str | None
 
 
 class PerformanceShown(_Shown):
@@ -380,6 +399,9 @@ class StatsShown(_Shown):
     active_models: int
     avg_inference_time_ms: float | None
     redis_enabled: bool
+    readiness: Literal["ready", "degraded", "unavailable"]
+    models_not_loaded: int
+    seal_lag_s: float | None = Field(description="How long the oldest record waits to be sealed; null: not known.")
 
 
 class BreakGlassStarted(_Shown):
@@ -394,12 +416,14 @@ class BreakGlassShown(_Shown):
     reason: str | None = Field(description="Null for administrators, and once the patient's data was erased.")
     started_at: datetime
     expires_at: datetime
+    above_ceiling: bool = Field(description="One of many; look at it first.")
     reviewed_by: str | None
     reviewed_at: datetime | None
 
 
 class BreakGlassList(_Shown):
     items: list[BreakGlassShown]
+    next_cursor: str | None
 
 
 class CareTeamShown(_Shown):

@@ -2,8 +2,10 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from http import HTTPStatus
 
+from api.tally import LIMITED
 from audit.record import Caller, Event, new_id
 
 ABANDONED = 499  # nginx's number for a client that went away before its answer
@@ -36,6 +38,10 @@ class Visit:
             detail=self.detail if status < 400 else None,
         )
 
+    def denial(self, patient_id: str | None) -> Event:
+        """The event of a part of this request that its caller may not ask for."""
+        return replace(self, patients=() if patient_id is None else (patient_id,)).event(HTTPStatus.FORBIDDEN)
+
 
 def _outcome(status: int) -> str:
     if status < 400:
@@ -45,5 +51,5 @@ def _outcome(status: int) -> str:
     if status in {401, 403}:
         return "denied"
     if status == 429:
-        return "limited"
+        return LIMITED
     return "refused" if status < 500 else "failed"

@@ -7,13 +7,14 @@ said. A backup taken before still holds the wrapped key; rotate the wrapping key
 from collections.abc import Callable
 from typing import Any, Final
 
-from sqlalchemy import Connection, delete, func, select, update
+from sqlalchemy import Connection, delete, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from audit.data_keys import context_of
 from audit.key_encryption import KeyRing
 from audit.record import Event
 from audit.rows import INSERT_EVENTS, columns, event_row
+from database.subjects import canonical_subject, spellings
 from database.tables import DataKey, IdempotencyKey, LegalHold
 from errors import SetupError
 
@@ -24,26 +25,29 @@ _AT_ONCE: Final = 500
 
 def held(connection: Connection, patient_id: str) -> bool:
     """Whether a legal hold stands on this patient or on everybody."""
-    query = select(func.count()).where(
-        _HOLD.released_at.is_(None), (_HOLD.patient_id == patient_id) | _HOLD.patient_id.is_(None)
-    )
+    same = func.canonical_subject(_HOLD.patient_id) == canonical_subject(patient_id)
+    query = select(func.count()).where(_HOLD.released_at.is_(None), same | _HOLD.patient_id.is_(None))
     return bool(connection.execute(query).scalar_one())
 
 
 def erase(connection: Connection, patient_id: str, event: Event) -> int:
     """Destroy a patient's key and the answers kept for retries; `event` goes on record in the same transaction.
 
-    Returns how many keys were destroyed: 1, or 0 where there was none. Raises SetupError under a legal hold.
+    Returns how many keys were destroyed, one for each spelling of the id. Raises SetupError under a legal hold.
     """
     if held(connection, patient_id):
         raise SetupError("A legal hold stands: nothing is erased until it is released.")
     destroyed = connection.execute(
         update(DataKey)
-        .where(_KEY.subject == f"patient:{patient_id}", _KEY.destroyed_at.is_(None))
+        .where(
+            _KEY.subject.startswith("patient:"),
+            func.canonical_subject(func.substr(_KEY.subject, len("patient:") + 1)) == canonical_subject(patient_id),
+            _KEY.destroyed_at.is_(None),
+        )
         .values(wrapped_key=None, destroyed_at=func.now())
     ).rowcount
     answers = IdempotencyKey.__table__.c
-    connection.execute(delete(IdempotencyKey).where(answers.patients.any(patient_id)))
+    connection.execute(delete(IdempotencyKey).where(or_(*(answers.patients.any(one) for one in spellings(patient_id)))))
     record_event(connection, event)
     return destroyed
 

@@ -11,6 +11,7 @@ from uuid import UUID
 from sqlalchemy import Connection
 
 from database.reading import EVERYTHING, Sight, state
+from database.subjects import canonical_subject, spellings
 from errors import FieldFault, InvalidInput
 
 PREDICTED: Final = "predict"
@@ -31,9 +32,11 @@ SELECT * FROM (
 """
 
 
-_ABOUT: Final[LiteralString] = "patient_id = %(patient_id)s"
+_ABOUT: Final[LiteralString] = "patient_id = ANY (%(patient_id)s::text[])"
 # The same as row-level security, for roles that it does not bind.
-_SEEN: Final[LiteralString] = "(%(everything)s OR principal = %(own_log)s OR patient_id = %(patient)s)"
+_SEEN: Final[LiteralString] = (
+    "(%(everything)s OR principal = ANY (%(own_log)s::text[]) OR patient_id = ANY (%(patient)s::text[]))"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,16 +57,16 @@ def page(
     conditions: list[LiteralString] = [_SEEN]
     parameters: dict[str, Any] = {
         "everything": sight.everything,
-        "own_log": sight.own_log,
-        "patient": sight.patient,
+        "own_log": spellings(sight.own_log),
+        "patient": spellings(sight.patient),
         "rows": limit + 1,
     }
     if wanted.patient_id is not None:
         conditions.append(_ABOUT)
-        parameters["patient_id"] = wanted.patient_id
+        parameters["patient_id"] = spellings(wanted.patient_id)
     if wanted.principal is not None:
-        conditions.append("principal = %(principal)s")
-        parameters["principal"] = wanted.principal
+        conditions.append("principal = ANY (%(principal)s::text[])")
+        parameters["principal"] = spellings(wanted.principal)
     if wanted.action is not None:
         conditions.append("action = %(action)s")
         parameters["action"] = wanted.action
@@ -91,7 +94,8 @@ def oldest_first(
     state(connection, EVERYTHING)
     key: LiteralString = " AND (created_at, id) > (%(at)s, %(last)s)" if after else ""
     key += " AND " + _ABOUT if patient_id is not None else ""
-    parameters: dict[str, Any] = {"until": until, "rows": rows, "patient_id": patient_id}
+    about = None if patient_id is None else spellings(patient_id)
+    parameters: dict[str, Any] = {"until": until, "rows": rows, "patient_id": about}
     if after is not None:
         parameters["at"], parameters["last"] = after
     query = _both("created_at < %(until)s" + key, "ASC")
@@ -115,8 +119,8 @@ def _both(where: LiteralString, way: LiteralString) -> LiteralString:
     """The statement over both tables; an event may be about several patients."""
     of_events = where
     for name in ("patient", "patient_id"):
-        one: LiteralString = "patient_id = %(" + name + ")s"
-        of_events = of_events.replace(one, "(" + one + " OR %(" + name + ")s = ANY (patients))")
+        one: LiteralString = "patient_id = ANY (%(" + name + ")s::text[])"
+        of_events = of_events.replace(one, "(" + one + " OR patients && %(" + name + ")s::text[])")
     # Predictions have one action; what filters by it must not name a column that they lack.
     of_predictions = where.replace("action = %(action)s", "'predict' = %(action)s")
     return _BOTH.format(where=of_predictions, events_where=of_events, way=way)
@@ -124,7 +128,7 @@ def _both(where: LiteralString, way: LiteralString) -> LiteralString:
 
 def _shown(row: Any, sight: Sight) -> dict[str, Any]:
     """Where a request came from is shown to who made it and to who may see all."""
-    sees_origin = sight.everything or row["principal"] in {sight.own_log, sight.patient}
+    sees_origin = sight.everything or canonical_subject(row["principal"]) in {sight.own_log, sight.patient}
     return {
         "id": str(row["id"]),
         "created_at": row["created_at"],

@@ -11,12 +11,13 @@ from typing import Any, Final
 from uuid import UUID
 
 import orjson
-from sqlalchemy import Select, and_, column, false, literal, or_, select, table, text, tuple_
+from sqlalchemy import Select, and_, column, false, func, literal, or_, select, table, text, tuple_
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from audit.data_keys import DataKey, DataKeys
 from audit.record import created_at, sealed_answer, sealed_column, sealed_detail
 from database.reading import Sight, seeing
+from database.subjects import spellings
 from database.tables import IdempotencyKey, PredictionRecord
 from errors import FieldFault, InvalidInput, NotFound
 
@@ -35,9 +36,11 @@ def _seen_by(sight: Sight) -> Select[Any]:
     """
     related = select(_RELATIONS.c.patient_id).where(_RELATIONS.c.clinician == sight.clinician)
     with_content = or_(
-        and_(_ROW.principal == sight.author, _ROW.patient_id.is_(None)) if sight.author else false(),
-        and_(_ROW.patient_id.is_not(None), _ROW.patient_id == sight.patient) if sight.patient else false(),
-        and_(_ROW.patient_id.is_not(None), _ROW.patient_id.in_(related)) if sight.clinician else false(),
+        and_(_ROW.principal.in_(spellings(sight.author)), _ROW.patient_id.is_(None)) if sight.author else false(),
+        and_(_ROW.patient_id.is_not(None), _ROW.patient_id.in_(spellings(sight.patient))) if sight.patient else false(),
+        and_(_ROW.patient_id.is_not(None), func.canonical_subject(_ROW.patient_id).in_(related))
+        if sight.clinician
+        else false(),
     )
     query = select(*_ROW, with_content.label("with_content"))
     return query if sight.everything else query.where(with_content)
@@ -73,7 +76,7 @@ class History:
             last = _from_cursor(cursor)
             query = query.where(tuple_(_ROW.created_at, _ROW.id) < tuple_(literal(created_at(last)), literal(last)))
         if patient_id is not None:
-            query = query.where(_ROW.patient_id == patient_id)
+            query = query.where(_ROW.patient_id.in_(spellings(patient_id)))
         if model_name is not None:
             query = query.where(_ROW.model_name == model_name)
         async with seeing(self._engine, sight) as connection:

@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from audit.verify import printable
+from database.subjects import canonical_subject
 from errors import SetupError
 
 _WEEK: Final = re.compile(r"(\d{4})-W(\d{2})")
@@ -105,6 +106,7 @@ def activity_markdown(review: Mapping[str, Any]) -> str:
 
 def disclosures(patient_id: str, entries: Iterable[Entry]) -> list[dict[str, str]]:
     """Who but the patient was shown something about them: date, recipient, what, why. Six years back are owed."""
+    patient = canonical_subject(patient_id)
     return [
         {
             "date": _time(entry["created_at"].astimezone(UTC)),
@@ -113,8 +115,11 @@ def disclosures(patient_id: str, entries: Iterable[Entry]) -> list[dict[str, str
             "why": _PURPOSES.get(entry["purpose_of_use"], entry["purpose_of_use"]),
         }
         for entry in entries
-        if patient_id in (entry["patient_id"], *(entry.get("patients") or ()))
-        if entry["principal"] != patient_id and entry["action"] in _SHOWING and entry["outcome"] in _SHOWN
+        if patient
+        in {canonical_subject(named) for named in (entry["patient_id"], *(entry.get("patients") or ())) if named}
+        if canonical_subject(entry["principal"]) != patient
+        and entry["action"] in _SHOWING
+        and entry["outcome"] in _SHOWN
     ]
 
 

@@ -89,7 +89,8 @@ def release_holds(connection: Connection, patient_id: str | None, *, by: str) ->
     """End the holds on this patient (None: those on everybody). Returns how many there were."""
     released = connection.exec_driver_sql(
         "UPDATE legal_holds SET released_by = %(by)s, released_at = now()"
-        " WHERE released_at IS NULL AND patient_id IS NOT DISTINCT FROM %(patient)s",
+        " WHERE released_at IS NULL"
+        " AND canonical_subject(patient_id) IS NOT DISTINCT FROM canonical_subject(%(patient)s)",
         {"by": by, "patient": patient_id},
     ).rowcount
     if released:
@@ -263,10 +264,12 @@ def _rename(part: Path, file: Path) -> None:
 
 
 def _refuse_held(connection: Connection, source: str, partition: str) -> None:
-    named = " OR h.patient_id = ANY (r.patients)" if source == EVENTS else ""
+    one = "canonical_subject(h.patient_id)"
+    several = f" OR EXISTS (SELECT FROM unnest(r.patients) AS named WHERE canonical_subject(named) = {one})"
+    named = several if source == EVENTS else ""
     held = connection.exec_driver_sql(
         "SELECT 1 FROM legal_holds AS h WHERE h.released_at IS NULL AND (h.patient_id IS NULL"  # noqa: S608
-        f" OR EXISTS (SELECT FROM {partition} AS r WHERE r.patient_id = h.patient_id{named})) LIMIT 1"
+        f" OR EXISTS (SELECT FROM {partition} AS r WHERE canonical_subject(r.patient_id) = {one}{named})) LIMIT 1"
     ).fetchone()
     if held is not None:
         raise SetupError(f"{partition} is under a legal hold.")

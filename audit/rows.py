@@ -149,6 +149,25 @@ def event_row(event: Event, key: DataKey | None) -> tuple[Any, ...]:
     )
 
 
+def event_document(event: Event) -> dict[str, Any]:
+    """An event as the database's own functions take it (migration 0004), which add what was changed and by whom."""
+    caller = event.caller
+    return {
+        "created_at": created_at(event.id),
+        "id": event.id,
+        "request_id": caller.request_id,
+        "action": event.action,
+        "route": caller.route,
+        "status": event.status,
+        "roles": caller.roles,
+        "client_id": caller.client_id,
+        "purpose_of_use": caller.purpose_of_use,
+        "ip_address": caller.ip_address,
+        "user_agent": caller.user_agent,
+        "latency_ms": event.latency_ms,
+    }
+
+
 def first_answer_row(answer: FirstAnswer, key: DataKey) -> tuple[Any, ...]:
     """The values of one Idempotency-Key with its answer."""
     sealed = key.seal(answer.answer, sealed_answer(answer.principal, answer.key))

@@ -12,12 +12,15 @@ from errors import SetupError
 
 if TYPE_CHECKING:
     from access.denylist import Kind
+    from access.recording import Event
 
 app = typer.Typer(help="Care teams and revocations; needs an administrator's token.", no_args_is_help=True)
 Clinician = Annotated[str, typer.Argument(help="Cognito sub of the clinician.")]
 Patient = Annotated[str, typer.Argument(help="Cognito sub of the patient.")]
 Sub = Annotated[str | None, typer.Option(help="A person or service: the token's sub.")]
-Login = Annotated[str | None, typer.Option(help="A login and all its tokens: origin_jti.")]
+Login = Annotated[
+    str | None, typer.Option(help="A login and all its tokens: origin_jti, or SUB@AUTH_TIME where tokens have none.")
+]
 Jti = Annotated[str | None, typer.Option(help="One token: jti.")]
 _LONGEST = 128
 
@@ -32,10 +35,9 @@ def grant(
     """Put a clinician on a patient's care team; servers follow within seconds."""
     from access.care_team import granted
 
-    def statement(by: str) -> Any:
-        return granted(_named(clinician), _named(patient), by=by, days=days)
-
-    until = _act(statement, "grant care team", target=clinician, patients=[patient])[0]["until"]
+    who, whom = _named(clinician), _named(patient)
+    (row,) = _change(lambda by, event: granted(who, whom, by=by, days=days, event=event), "grant care team")
+    until = row["until"]
     console.print(f"On the care team {'until ' + until.isoformat() if until else 'until withdrawn'}", highlight=False)
 
 
@@ -45,9 +47,9 @@ def withdraw(clinician: Clinician, patient: Patient) -> None:
     """Take a clinician off a patient's care team; servers follow within seconds."""
     from access.care_team import withdrawn
 
-    statement = withdrawn(_named(clinician), _named(patient))
-    nothing = "There is no such relation."
-    _act(lambda _by: statement, "withdraw care team", nothing=nothing, target=clinician, patients=[patient])
+    who, whom = _named(clinician), _named(patient)
+    if not _change(lambda by, event: withdrawn(who, whom, by=by, event=event), "withdraw care team"):
+        raise SetupError("There is no such relation.")
     console.print("Withdrawn", highlight=False)
 
 
@@ -57,8 +59,8 @@ def team(clinician: Clinician, as_json: Json = False) -> None:
     """The patients whose care team a clinician is on."""
     from access.care_team import team_of
 
-    query = team_of(_named(clinician))
-    rows = _act(lambda _by: query, "read care team", target=clinician)
+    who = _named(clinician)
+    rows = _act(team_of(who), "read care team", target=who)
     if as_json:
         print(json.dumps(rows, indent=2, default=str))
         return
@@ -83,7 +85,7 @@ def revoke(
     from access.denylist import revocation
 
     kind, value = _one_of(sub, login, jti)
-    _act(lambda by: revocation(kind, value, by=by, hours=hours), "revoke", target=f"{kind}:{value}")
+    _change(lambda by, event: revocation(kind, value, by=by, hours=hours, event=event), "revoke")
     console.print("Revoked", highlight=False)
 
 
@@ -95,7 +97,7 @@ def restore(sub: Sub = None, login: Login = None, jti: Jti = None) -> None:
 
     kind, value = _one_of(sub, login, jti)
     nothing = "There is no such revocation."
-    _act(lambda _by: restoration(kind, value), "restore", nothing=nothing, target=f"{kind}:{value}", patients=[])
+    _act(restoration(kind, value), "restore", nothing=nothing, target=f"{kind}:{value}", patients=[])
     console.print("Restored", highlight=False)
 
 
@@ -107,8 +109,19 @@ def _one_of(sub: str | None, login: str | None, jti: str | None) -> "tuple[Kind,
     return named[0][0], _named(named[0][1])
 
 
-def _act(statement: Callable[[str], Any], action: str, *, nothing: str = "", **about: Any) -> list[dict[str, Any]]:
-    """The rows that a statement returns, given who does it; that it was done is recorded with it.
+def _change(statement: "Callable[[str, Event], Any]", action: str) -> list[dict[str, Any]]:
+    """The rows of a change, given who makes it and its event, which the database writes with it."""
+    from access.principal import Role
+    from audit.rows import event_document
+    from commands.operator import operating
+
+    with operating(Role.ADMIN) as operator, operator.engine.begin() as connection:
+        done = connection.execute(statement(operator.principal.subject, event_document(operator.event(action))))
+        return [dict(row) for row in done.mappings()]
+
+
+def _act(statement: Any, action: str, *, nothing: str = "", **about: Any) -> list[dict[str, Any]]:
+    """The rows that a statement returns; that it was done is recorded with it.
 
     With `nothing`, raises SetupError of these words when it did nothing.
     """
@@ -116,8 +129,7 @@ def _act(statement: Callable[[str], Any], action: str, *, nothing: str = "", **a
     from commands.operator import operating
 
     with operating(Role.ADMIN) as operator, operator.engine.begin() as connection:
-        done = connection.execute(statement(operator.principal.subject))
-        rows = [dict(row) for row in done.mappings()] if done.returns_rows else []
+        rows = [dict(row) for row in connection.execute(statement).mappings()]
         if nothing and not rows:
             raise SetupError(nothing)
         if rows and "patients" not in about:
@@ -127,6 +139,8 @@ def _act(statement: Callable[[str], Any], action: str, *, nothing: str = "", **a
 
 
 def _named(value: str) -> str:
+    from database.subjects import canonical_subject
+
     if not 0 < len(value) <= _LONGEST or not value.isprintable() or " " in value:
         raise SetupError("That is not the form of an identifier.")
-    return value
+    return canonical_subject(value)

@@ -3,7 +3,7 @@
 import json
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -289,10 +289,14 @@ Patient = Annotated[str, typer.Argument(help="The patient's id, or `everybody`."
 def hold(patient: Patient, reason: Annotated[str, typer.Option(help="Why; kept as it is, so name nobody.")]) -> None:
     """Legal hold: from now on nothing of this patient is erased or archived."""
     from access.principal import Role
+    from access.reasons import says_something
     from audit.retention import place_hold
     from commands.operator import operating
+    from database.subjects import canonical_subject
 
-    whom = None if patient == "everybody" else patient
+    whom = None if patient == "everybody" else canonical_subject(patient)
+    if not says_something(reason):
+        raise SetupError("The reason must say something, in words.")
     with operating(Role.ADMIN) as operator, operator.engine.begin() as connection:
         place_hold(connection, whom, reason, by=operator.principal.subject)
 
@@ -318,19 +322,18 @@ def research_export(file: Annotated[Path, typer.Argument(help="Where to write th
     import asyncio
 
     from access.principal import Role
-    from audit.research import research_lines
+    from audit.research import ResearchExport
     from commands.operator import operating
 
-    with operating(Role.AUDITOR) as operator, whole_file(file) as output:
+    with operating(Role.AUDITOR) as operator, whole_file(file) as output, ResearchExport(file.parent) as export:
         with operator.engine.begin() as connection:  # on record before anything is written
             operator.record(connection, "export for research")
-        records = asyncio.run(_opened_records(operator.settings))
-        for line in research_lines(records):
-            output.write(line + b"\n")
-    console.print(f"{len(records)} records in {file}", highlight=False, soft_wrap=True)
+        asyncio.run(_take_opened_records(operator.settings, export.add))
+        output.writelines(line + b"\n" for line in export.lines())
+    console.print(f"{export.count} records in {file}", highlight=False, soft_wrap=True)
 
 
-async def _opened_records(settings: Any) -> list[dict[str, Any]]:
+async def _take_opened_records(settings: Any, take: Callable[[dict[str, Any]], None]) -> None:
     from audit.data_keys import DataKeys
     from audit.research import opened_records
     from bootstrap import key_ring
@@ -340,7 +343,8 @@ async def _opened_records(settings: Any) -> list[dict[str, Any]]:
     engine = open_async_engine(owner_database_url(), pool_size=2)
     keys = DataKeys(engine, key_ring(settings))
     try:
-        return [record async for record in opened_records(engine, keys)]
+        async for record in opened_records(engine, keys):
+            take(record)
     finally:
         await keys.close()
         await engine.dispose()

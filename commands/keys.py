@@ -57,7 +57,9 @@ def erase(patient: Annotated[str, typer.Argument(help="Cognito sub of the patien
     from access.principal import Role
     from audit.erasure import erase as destroy
     from commands.operator import operating
+    from database.subjects import canonical_subject
 
+    patient = canonical_subject(patient)
     with operating(Role.ADMIN) as operator, operator.engine.begin() as connection:
         destroyed = destroy(connection, patient, operator.event("erase", patients=[patient]))
     console.print("Erased." if destroyed else "There was no key of this patient; nothing was held.", highlight=False)

@@ -128,9 +128,12 @@ def promote(
     One that is not shown to be better than simple baselines needs a reason.
     """
     from access.principal import Role
+    from access.reasons import says_something
     from commands.operator import operating
     from registry import catalog
 
+    if override and not says_something(override):
+        raise SetupError("The reason must say something, in words.")
     name, _, version = tag.partition(":")
     with operating(Role.APPROVER) as approver, approver.engine.begin() as connection:
         catalog.promote(connection, name, version, by=approver.signer, override=override)

@@ -10,7 +10,6 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 log = logging.getLogger(__name__)
 
-IDEMPOTENCY_HOURS: Final = 24
 _MONTHS_AHEAD: Final = 3
 
 
@@ -43,7 +42,4 @@ class Maintenance:
         async with self._engine.begin() as connection:
             await connection.execute(text("SET LOCAL lock_timeout = '5s'"))
             await connection.execute(text("SELECT ensure_partitions(:months)"), {"months": _MONTHS_AHEAD})
-            await connection.execute(
-                text("DELETE FROM idempotency_keys WHERE created_at < now() - make_interval(hours => :hours)"),
-                {"hours": IDEMPOTENCY_HOURS},
-            )
+            await connection.execute(text("SELECT forget_idempotency_keys()"))

@@ -289,7 +289,10 @@ class CareTeamMember(Table):
     """A clinician who cares for a patient."""
 
     __tablename__ = "care_team"
-    __table_args__ = (PrimaryKeyConstraint("clinician", "patient_id"),)
+    __table_args__ = (
+        PrimaryKeyConstraint("clinician", "patient_id"),
+        Index("ix_care_team_one_spelling", text("canonical_subject(clinician)"), text("canonical_subject(patient_id)")),
+    )
 
     clinician: Mapped[str]
     patient_id: Mapped[str]
@@ -308,6 +311,9 @@ class BreakGlass(Table):
         ),
         CheckConstraint("reviewed_by <> clinician", name="reviewer"),
         Index(None, "clinician", "expires_at"),
+        Index(
+            "ix_break_glass_one_spelling", text("canonical_subject(clinician)"), text("canonical_subject(patient_id)")
+        ),
     )
 
     id: Mapped[UUID] = mapped_column(primary_key=True)
@@ -317,6 +323,7 @@ class BreakGlass(Table):
     reason: Mapped[bytes]
     started_at: Mapped[datetime]
     expires_at: Mapped[datetime]
+    above_ceiling: Mapped[bool] = mapped_column(server_default=text("false"))
     reviewed_by: Mapped[str | None]
     reviewed_at: Mapped[datetime | None]
 

@@ -5,11 +5,12 @@ import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DataError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from audit.record import ModelIdentity
@@ -26,6 +27,8 @@ log = logging.getLogger(__name__)
 
 # An explanation costs as much as hundreds of answers: one at a time, and few may wait.
 _EXPLAINING: Final = Limits(batch_items=1, queue_items=16, slots=1)
+
+_ALARM_EVERY: Final = 60  # looks at the catalog: an alarm that repeats every few seconds is switched off
 
 RunnerFactory = Callable[[Path, Mapping[str, Any]], Runner[Any]]
 
@@ -44,8 +47,38 @@ class Deployment:
         return self.batcher.runner
 
 
+class NotLoaded(StrEnum):
+    """Why a promoted version does not answer, for those who may read models; the log has more."""
+
+    NOT_SIGNED_FOR = "The signed acts on it do not let it answer."
+    FILES = "Its files are missing, or not those that were registered."
+    KIND = "This server has no runner for its kind."
+    DOES_NOT_RUN = "It does not run."
+
+
+class _Refused(SetupError):
+    """A version that is not loaded, and why."""
+
+    def __init__(self, why: NotLoaded, message: str) -> None:
+        super().__init__(message)
+        self.why = why
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """A promoted version that is not loaded, and how often it was looked at since."""
+
+    version: str
+    why: NotLoaded
+    looks: int
+
+
 class Deployments:
-    """Follows the catalog: loads each champion, warms it up, and only then lets it take over from its predecessor."""
+    """Follows the catalog: loads each champion, warms it up, and only then lets it take over from its predecessor.
+
+    One that cannot be loaded takes no other with it: it is missing, which is alarmed, until it can or another is
+    promoted.
+    """
 
     def __init__(
         self,
@@ -64,19 +97,18 @@ class Deployments:
         self._signatures = signatures
         self._refresh_s = refresh_s
         self._active: dict[str, Deployment] = {}
+        self._missing: dict[str, Missing] = {}
         self._known: set[str] = set()  # what is promoted, or was while this process runs
         self._following: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
-        """Load all champions.
-
-        Raises SetupError when one cannot be loaded: better no server than one with half its models.
-        """
-        for registered in await self._champions():
-            await self._require(registered.name, registered.version, registered.digest, promoted=True)
-            self._active[registered.name] = await self._load(registered)
+        """Load the champions that can be loaded, and follow the catalog from then on."""
+        await self.refresh()
         if not self._active:
-            raise SetupError("No model is promoted. Train one: followup train ner; followup train deterioration.")
+            log.error(
+                "no model is loaded, so nothing can be predicted. Train one: followup train ner; followup train "
+                "deterioration. Or promote one: followup models promote"
+            )
         self._following = asyncio.create_task(self._follow(), name="deployments")
 
     async def close(self) -> None:
@@ -89,7 +121,7 @@ class Deployments:
         return list(self._active.values())
 
     def get(self, name: str) -> Deployment:
-        """Raises UnknownModel, or ModelNotLoaded for one that is registered but does not load."""
+        """Raises UnknownModel, or ModelNotLoaded for one that is promoted, or was, and is not loaded."""
         deployment = self._active.get(name)
         if deployment is None:
             if name in self._known:
@@ -98,6 +130,16 @@ class Deployments:
                 )
             raise UnknownModel("No model of this name is served; GET /api/v1/ml/models lists them.")
         return deployment
+
+    @property
+    def missing(self) -> Mapping[str, Missing]:
+        """By the name of its model, each version that is promoted and not loaded."""
+        return dict(self._missing)
+
+    def why_not_loaded(self, name: str, version: str) -> NotLoaded | None:
+        """For a promoted version that should answer and does not."""
+        missing = self._missing.get(name)
+        return missing.why if missing is not None and missing.version == version else None
 
     def is_loaded(self, name: str, version: str) -> bool:
         deployment = self._active.get(name)
@@ -113,22 +155,35 @@ class Deployments:
         while True:
             await asyncio.sleep(self._refresh_s)
             try:
-                await self._refresh()
+                await self.refresh()
             except (SQLAlchemyError, OSError) as error:
                 log.warning("model catalog not readable (%s); the loaded versions go on", type(error).__name__)
 
-    async def _refresh(self) -> None:
+    async def refresh(self) -> None:
+        """Take over what was promoted since the last look, take away what may not answer any more."""
         champions = await self._champions()
         await self._drop_what_may_not_answer({champion.name for champion in champions})
+        for name in self._missing.keys() - {champion.name for champion in champions}:
+            del self._missing[name]
         for registered in champions:
             current = self._active.get(registered.name)
             if current is not None and current.identity.id == registered.id:
+                self._missing.pop(registered.name, None)
                 continue
             try:
                 await self._require(registered.name, registered.version, registered.digest, promoted=True)
                 self._active[registered.name] = await self._load(registered)
-            except SetupError as error:
-                log.error("%s:%s is not loaded: %s", registered.name, registered.version, error)
+                self._missing.pop(registered.name, None)
+            except _Refused as error:
+                self._miss(registered, error)
+
+    def _miss(self, registered: Registered, error: _Refused) -> None:
+        before = self._missing.get(registered.name)
+        known = before is not None and (before.version, before.why) == (registered.version, error.why)
+        looks = before.looks + 1 if before is not None and known else 0
+        self._missing[registered.name] = Missing(registered.version, error.why, looks)
+        if looks % _ALARM_EVERY == 0:
+            log.error("%s:%s is not loaded: %s", registered.name, registered.version, error)
 
     async def _drop_what_may_not_answer(self, promoted: Collection[str]) -> None:
         """Take away each version that was rejected since it was loaded, or that nothing promotes any more."""
@@ -137,18 +192,24 @@ class Deployments:
             try:
                 await self._require(name, identity.version, identity.digest)
                 if name not in promoted:
-                    raise SetupError(f"No version of {name} is promoted: followup models promote")
-            except SetupError as error:
+                    raise _Refused(
+                        NotLoaded.NOT_SIGNED_FOR, f"No version of {name} is promoted: followup models promote"
+                    )
+            except _Refused as error:
                 log.error("%s:%s answers no longer: %s", name, identity.version, error)
                 del self._active[name]
 
     async def _require(self, name: str, version: str, digest: str, *, promoted: bool = False) -> None:
-        """Raises SetupError unless the signed acts let these files answer."""
+        """Raises _Refused unless the signed acts let these files answer."""
         check = partial(
             require_approval, name=name, version=version, digest=digest, key=self._signatures, promoted=promoted
         )
-        async with self._engine.connect() as connection:
-            await connection.run_sync(check)
+        try:
+            async with self._engine.connect() as connection:
+                await connection.run_sync(check)
+        except (SetupError, DataError, ValueError) as error:  # or what is written there cannot be read as acts
+            told = str(error) if isinstance(error, SetupError) else f"its acts cannot be read ({type(error).__name__})"
+            raise _Refused(NotLoaded.NOT_SIGNED_FOR, told) from error
 
     async def _load(self, registered: Registered) -> Deployment:
         deployment = await asyncio.get_running_loop().run_in_executor(self._executor, self._open, registered)
@@ -156,17 +217,22 @@ class Deployments:
         return deployment
 
     def _open(self, registered: Registered) -> Deployment:
-        stored = store.get(registered.name, registered.version, expected_digest=registered.digest)
+        try:
+            stored = store.get(registered.name, registered.version, expected_digest=registered.digest)
+        except SetupError as error:
+            raise _Refused(NotLoaded.FILES, str(error)) from error
+        except Exception as error:  # whatever a store makes of what lies there: the others are not held up by it
+            raise _Refused(NotLoaded.FILES, f"its files cannot be opened ({type(error).__name__})") from error
         factory = self._factories.get(stored.manifest.kind)
         if factory is None:
-            raise SetupError(f"{stored.tag} is of kind {stored.manifest.kind!r}, for which there is no runner.")
+            told = f"{stored.tag} is of kind {stored.manifest.kind!r}, for which there is no runner."
+            raise _Refused(NotLoaded.KIND, told)
         try:
             runner = factory(stored.path, stored.manifest.parameters)
             runner.warm_up()
-        except SetupError:
-            raise
         except Exception as error:  # whatever a library raises: this version does not load, the one before goes on
-            raise SetupError(f"{stored.tag} does not run ({type(error).__name__}).") from error
+            told = str(error) if isinstance(error, SetupError) else f"{stored.tag} does not run"
+            raise _Refused(NotLoaded.DOES_NOT_RUN, f"{told} ({type(error).__name__})") from error
         identity = ModelIdentity(
             id=registered.id, name=registered.name, version=registered.version, digest=registered.digest
         )

@@ -5,9 +5,9 @@ No answer leaves before its record is committed. The cache may be gone, the audi
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 from uuid import UUID
 
 import orjson
@@ -20,10 +20,12 @@ from audit.history import FirstAnswers
 from audit.record import BREAK_GLASS_PURPOSE, Caller, FirstAnswer, Record, new_id
 from audit.trail import KeyTaken, Trail
 from database.reading import bounded
-from errors import AuditUnavailable, FollowupError, IdempotencyConflict, InternalFault, Overloaded
+from errors import AuditUnavailable, FollowupError, Forbidden, IdempotencyConflict, InternalFault, Overloaded
 from inference.cache import CacheKeys, ResultCache
 from inference.deployments import Deployment, Deployments
 from inference.single_flight import SingleFlight
+
+REPLAYED: Final = "replayed"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,12 +152,14 @@ class Pipeline:
         *,
         show: Callable[[Answer], dict[str, Any]],
         render: Callable[[Deployment, Sequence[orjson.Fragment | Refusal]], bytes],
+        deny: Callable[[Sequence[Refusal]], Awaitable[None]],
         idempotency: Idempotency | None = None,
     ) -> Rendered:
         """One answer or refusal for each request, in order.
 
         All requests name the same model and are answered by the same version of it; their records share one commit.
-        Each answered item is committed to by itself.
+        Each answered item is committed to by itself. `deny` puts on record what the caller may not ask for, before
+        anything is answered.
         """
         policy.require(principal, policy.Action.PREDICT)
         if idempotency is not None and (first := await self._replay(principal, caller, idempotency)) is not None:
@@ -163,6 +167,8 @@ class Pipeline:
         deployment = self._deployments.get(requests[0].model_name)
         attempts = (self._attempt(principal, caller, deployment, request) for request in requests)
         outcomes = await asyncio.gather(*attempts)
+        if denied := [each for each in outcomes if isinstance(each, Refusal) and isinstance(each.error, Forbidden)]:
+            await deny(denied)
         records: list[Record] = []
         shown: list[orjson.Fragment | Refusal] = []
         for outcome in outcomes:
@@ -324,4 +330,4 @@ class Pipeline:
 
 def _replayed(body: bytes) -> Rendered:
     """An answer that was given before: its prediction is on record, that it was given again is not yet."""
-    return Rendered(body, recorded=False, outcome="replayed")
+    return Rendered(body, recorded=False, outcome=REPLAYED)

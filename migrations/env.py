@@ -13,7 +13,9 @@ def _ours(_object: object, name: str | None, kind: str, _reflected: bool, _compa
 
 
 def _run(connection: Connection) -> None:
-    # Several processes may start at once: the first migrates, the others wait and find nothing to do.
+    # Several processes may start at once: the first migrates, the others wait and find nothing to do. Not for ever: any
+    # role of the database may take such a lock.
+    connection.execute(text("SET LOCAL lock_timeout = '120s'"))
     connection.execute(text("SELECT pg_advisory_xact_lock(20220002)"))
     connection.execute(text("SET LOCAL lock_timeout = '5s'"))
     context.configure(connection=connection, target_metadata=Table.metadata, include_object=_ours, compare_type=True)

@@ -34,9 +34,28 @@ class Metrics:
         self._break_glass = Counter(
             "followup_break_glass", "Uses of break-glass; each one is an alarm.", registry=self.registry
         )
+        self._above_ceiling = Counter(
+            "followup_break_glass_above_ceiling",
+            "Uses of break-glass above the ceiling; each one is a louder alarm.",
+            registry=self.registry,
+        )
+        self._tokens_refused = Counter(
+            "followup_tokens_refused", "Requests without a valid token, by why.", ["reason"], registry=self.registry
+        )
+        self._strangers_refused = Counter(
+            "followup_strangers_refused", "Requests without a valid token beyond the quota.", registry=self.registry
+        )
 
-    def break_glass(self) -> None:
+    def stranger_refused(self) -> None:
+        self._strangers_refused.inc()
+
+    def token_refused(self, reason: str) -> None:
+        self._tokens_refused.labels(reason).inc()
+
+    def break_glass(self, above_ceiling: bool) -> None:
         self._break_glass.inc()
+        if above_ceiling:
+            self._above_ceiling.inc()
 
     def request(self, route: str, status: int) -> None:
         self._requests.labels(route, str(status)).inc()

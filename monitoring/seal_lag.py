@@ -24,6 +24,11 @@ class SealLag:
         self._task: asyncio.Task[None] | None = None
         self.seconds = 0.0
 
+    @property
+    def late(self) -> bool:
+        """Whether records wait for longer than they should."""
+        return self.seconds > _ALARM_FROM_S
+
     async def open(self) -> None:
         self._task = asyncio.create_task(self._watch(), name="seal-lag")
 
@@ -40,7 +45,7 @@ class SealLag:
                     self.seconds = await connection.run_sync(seal_lag)
             except (SQLAlchemyError, OSError, TimeoutError):
                 self.seconds = float("nan")
-            late = late + 1 if self.seconds > _ALARM_FROM_S else 0
+            late = late + 1 if self.late else 0
             if late % _ALARM_EVERY == 1:
                 log.error("records wait for %.0f s to be sealed: is `followup audit seal` running?", self.seconds)
             await asyncio.sleep(self._every_s)

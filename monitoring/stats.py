@@ -1,4 +1,4 @@
-"""The system in one glance."""
+"""What was predicted so far, in one glance."""
 
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -17,18 +17,16 @@ _TOTALS: Final = text("""
 """)
 
 
-async def stats(engine: AsyncEngine, *, active_models: int, redis_enabled: bool) -> dict[str, Any]:
+async def totals(engine: AsyncEngine) -> dict[str, Any]:
     """Counts over the whole trail; "today" begins at midnight UTC."""
     today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     async with seeing(engine, EVERYTHING) as connection:
-        totals = (await connection.execute(_TOTALS, {"today": today})).mappings().one()
-    total = totals["total_predictions"]
-    average = totals["avg_inference_time_ms"]
+        found = (await connection.execute(_TOTALS, {"today": today})).mappings().one()
+    total = found["total_predictions"]
+    average = found["avg_inference_time_ms"]
     return {
         "total_predictions": total,
-        "predictions_today": totals["predictions_today"],
-        "cache_hit_rate_percent": round(100 * totals["cache_hits"] / total, 2) if total else 0.0,
-        "active_models": active_models,
+        "predictions_today": found["predictions_today"],
+        "cache_hit_rate_percent": round(100 * found["cache_hits"] / total, 2) if total else 0.0,
         "avg_inference_time_ms": None if average is None else round(average, 3),
-        "redis_enabled": redis_enabled,
     }

@@ -13,12 +13,14 @@ from sqlalchemy.sql import func
 
 from database.tables import ModelVersion
 from errors import SetupError, UnknownModel
+from registry.kinds import require_known_kind
 from registry.signatures import CHALLENGER, Meaning, Signer, acts_on, require_approval, standing
 from registry.store import StoredModel
 
 Alias = Literal["champion", "challenger"]
 
 _ROW: Final = ModelVersion.__table__.c
+_LONG: Final[dict[str, Any]] = {"input_schema": {}, "output_schema": {}, "training": {}, "model_card": ""}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,9 +50,10 @@ class Registered:
 def register(connection: Connection, stored: StoredModel, author: Signer) -> Registered:
     """Write a stored version into the catalog, signed by its author; one that is there must have the same digest.
 
-    One from before acts were signed is signed for now.
+    One from before acts were signed is signed for now. Raises SetupError for a kind that nothing here serves.
     """
     manifest = stored.manifest
+    require_known_kind(manifest.kind, stored.tag)
     known = find(connection, manifest.name, manifest.version)
     if known is not None:
         if known.digest != stored.digest:
@@ -133,11 +136,12 @@ def promote(
 ) -> None:
     """Let an approved version answer under an alias; the version that had it steps back.
 
-    Raises UnknownModel, or SetupError for a version that is still experimental, that nobody but its author approved, or
-    that is not shown to be better than simple baselines, unless `override` says why it may answer all the same: the
-    reason goes into the signature.
+    Raises UnknownModel, or SetupError for a version of a kind that nothing here serves, that is still experimental,
+    that nobody but its author approved, or that is not shown to be better than simple baselines, unless `override` says
+    why it may answer all the same: the reason goes into the signature.
     """
     candidate = _required(connection, name, version)
+    require_known_kind(candidate.kind, f"{name}:{version}")
     if candidate.stage == "experimental" and alias == "champion":
         raise SetupError(f"{name}:{version} is experimental: too little data stands behind it to let it answer.")
     if override == CHALLENGER:
@@ -185,12 +189,25 @@ def find(connection: Connection, name: str, version: str) -> Registered | None:
     return None if row is None else Registered(**row)
 
 
-def versions(connection: Connection, name: str | None = None) -> Sequence[Registered]:
-    """All versions, or those of one model; newest first."""
-    query = select(*_ROW).order_by(_ROW.name, _ROW.created_at.desc(), _ROW.id.desc())
+def versions(connection: Connection, name: str | None = None, *, in_full: bool = True) -> Sequence[Registered]:
+    """All versions, or those of one model; newest first. Not in full: without schemas, card and training."""
+    left_out = {} if in_full else _LONG
+    columns = [column for column in _ROW if column.name not in left_out]
+    query = select(*columns).order_by(_ROW.name, _ROW.created_at.desc(), _ROW.id.desc())
     if name is not None:
         query = query.where(_ROW.name == name)
-    return [Registered(**row) for row in connection.execute(query).mappings()]
+    return [Registered(**left_out, **row) for row in connection.execute(query).mappings()]
+
+
+def page(
+    connection: Connection, name: str, *, limit: int, before: int | None
+) -> tuple[Sequence[Registered], int | None]:
+    """Versions of one model in full, those registered last first, and where the next page begins."""
+    query = select(*_ROW).where(_ROW.name == name).order_by(_ROW.id.desc()).limit(limit + 1)
+    if before is not None:
+        query = query.where(_ROW.id < before)
+    found = [Registered(**row) for row in connection.execute(query).mappings()]
+    return found[:limit], found[limit - 1].id if len(found) > limit else None
 
 
 def champions(connection: Connection) -> Sequence[Registered]:

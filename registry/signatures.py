@@ -20,7 +20,7 @@ import rfc8785
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from sqlalchemy import Connection, func, insert, select
+from sqlalchemy import Connection, insert, select, text
 
 from database.tables import ModelSignature
 from errors import SetupError
@@ -28,7 +28,6 @@ from errors import SetupError
 Meaning = Literal["registered", "approved", "rejected", "promoted", "rolled-back"]
 PURPOSE: Final = "model signatures"  # what the key is derived for
 CHALLENGER: Final = "challenger"  # the comment of a promotion that lets nothing answer
-_CHAIN: Final = 0x666D6C  # the class of our advisory locks
 _ROW: Final = ModelSignature.__table__.c
 _COLUMNS: Final = tuple(column for column in _ROW if column.name != "id")
 
@@ -102,8 +101,9 @@ class Signer:
         self, connection: Connection, *, name: str, version: str, digest: str, meaning: Meaning, comment: str = ""
     ) -> None:
         """Write a signed act at the end of the model's chain."""
-        # Two acts at the same time must not follow the same one; held until the transaction ends.
-        connection.execute(select(func.pg_advisory_xact_lock(_CHAIN, func.hashtext(name))))
+        # Two acts at the same time must not follow the same one; held until the transaction ends. Not an advisory lock:
+        # that any role of the database may take, and hold everybody up.
+        connection.execute(text("LOCK TABLE model_signatures IN SHARE ROW EXCLUSIVE MODE"))
         before = chain_of(connection, name)
         act = Signature(
             model_name=name,

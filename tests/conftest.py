@@ -186,7 +186,7 @@ def server(
         app_database_url=postgres.url_as("followup_app", database_url),
         issuer=issuer,
         log=home / "server.log",
-        environment={"REDIS_SOCKET": valkey_socket},
+        environment={"REDIS_SOCKET": valkey_socket, "CORS_ORIGINS": "https://app.example"},
     )
     server.register([ner_model, deterioration_model])
     server.start()

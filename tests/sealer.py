@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from audit.checkpoint import Signer
 from tests.server import ROOT
 
 
@@ -28,10 +27,6 @@ class Sealer:
         if not path.exists():
             subprocess.run([sys.executable, "-m", "cli", "audit", "new-key", str(path)], cwd=ROOT, check=True)
         return path
-
-    @property
-    def verifier_key(self) -> str:
-        return str(Signer.load(self.key_file, "followup-ml").verifier)
 
     def start(self) -> None:
         environment = {

@@ -67,6 +67,7 @@ class Server:
     process: subprocess.Popen[bytes] | None = None
     encryption_key: str = field(default_factory=new_root_key)
     service: str = "service"  # the module to serve
+    checkout: Path = ROOT  # of this project: another one, to compare with
 
     @property
     def url(self) -> str:
@@ -108,7 +109,7 @@ class Server:
             connection.execute(insert(CareTeamMember).values(values))
         engine.dispose()
 
-    def start(self) -> None:
+    def start(self, *, until: str = "/readyz") -> None:
         if not self.port:
             with socket.socket() as probe:
                 probe.bind(("127.0.0.1", 0))
@@ -117,28 +118,43 @@ class Server:
             **{name: value for name, value in os.environ.items() if not name.startswith(_NOT_OURS)},
             **self.settings,
         }
-        command = [sys.executable, "-m", "bentoml", "serve", f"{self.service}:FollowupML", "--host", "127.0.0.1"]
         with self.log.open("ab") as output:
             self.process = subprocess.Popen(
-                [*command, "--port", str(self.port)],
-                cwd=ROOT,
+                self.command(),
+                cwd=self.checkout,
                 env=environment,
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
             )
         try:
-            self.wait_until_ready()
+            self.wait_until_ready(until)
         except BaseException:
-            self._kill_family()  # BentoML would go on starting a worker that fails
+            if self.process.poll() is None:
+                self._kill_family()
             raise
 
-    def wait_until_ready(self, *, within_s: float = 60) -> None:
+    def command(self) -> list[str]:
+        served = [sys.executable, "-m", "bentoml", "serve", f"{self.service}:FollowupML"]
+        return [*served, "--host", "127.0.0.1", "--port", str(self.port)]
+
+    @property
+    def worker(self) -> psutil.Process:
+        """The process that answers."""
+        assert self.process is not None
+        (found,) = (
+            child
+            for child in psutil.Process(self.process.pid).children(recursive=True)
+            if child.status() != psutil.STATUS_ZOMBIE
+        )
+        return found
+
+    def wait_until_ready(self, probe: str = "/readyz", *, within_s: float = 60) -> None:
         deadline = time.monotonic() + within_s
         while time.monotonic() < deadline:
             assert self.process is not None and self.process.poll() is None, self.log.read_text()
             try:
-                if httpx.get(f"{self.url}/readyz", timeout=2).status_code == 200:
+                if httpx.get(f"{self.url}{probe}", timeout=2).status_code == 200:
                     return
             except httpx.TransportError:
                 pass

@@ -1,17 +1,14 @@
 """Care teams, break-glass and revocations."""
 
-from collections.abc import Mapping
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import Connection
 from starlette.responses import Response
 
 from access import care_team
 from access.policy import Action
-from access.recording import Record
 from api.answers import answer, whole_number
-from api.routing import BASE, Admitted, QueryParameter, Route
+from api.routing import BASE, LARGEST_PAGE, PAGING, Admitted, QueryParameter, Route
 from api.schemas import (
     BreakGlassList,
     BreakGlassRequest,
@@ -21,25 +18,16 @@ from api.schemas import (
     RevocationRequest,
 )
 from api.system import System
-from audit.rows import INSERT_EVENTS, columns, event_row
+from audit.rows import event_document
+from database.subjects import canonical_subject
 from errors import FieldFault, InvalidInput, NotFound
 
 _TRUTH: Final = {"true": True, "false": False}
 
 
-def _on_record(admitted: Admitted, status: int) -> Record:
-    """Writes the event of a change with the connection that makes it: neither is in force without the other."""
-
-    def record(connection: Connection, row: Mapping[str, Any]) -> None:
-        visit = admitted.visit
-        if "id" in row:
-            visit.target = str(row["id"])
-        if "patient_id" in row:
-            visit.patients = [row["patient_id"]]
-        # A tuple: of a list of lists each would be a row of its own.
-        connection.exec_driver_sql(INSERT_EVENTS, tuple(columns([event_row(visit.event(status), None)])))
-
-    return record
+def _event(admitted: Admitted, status: int) -> dict[str, Any]:
+    """What the trail shall say of a change beside the change itself, which the database writes with it."""
+    return event_document(admitted.visit.event(status))
 
 
 async def break_the_glass(system: System, admitted: Admitted) -> Response:
@@ -47,20 +35,30 @@ async def break_the_glass(system: System, admitted: Admitted) -> Response:
     body: BreakGlassRequest = admitted.body
     admitted.visit.patients = [body.patient_id]
     broken = await system.break_glass.start(
-        admitted.principal, body.patient_id, body.reason, body.minutes, _on_record(admitted, 201)
+        admitted.principal,
+        body.patient_id,
+        body.reason,
+        body.minutes,
+        event=_event(admitted, 201),
+        confirmation=body.confirmation,
     )
     admitted.visit.recorded = True
     return answer({"id": str(broken.id), "expires_at": broken.expires_at}, status=201)
 
 
 async def list_break_glass(system: System, admitted: Admitted) -> Response:
-    """Newest first."""
+    """Those above the ceiling that wait for their review, then newest first."""
     unreviewed = _TRUTH.get(admitted.query.get("unreviewed", "false"))
     if unreviewed is None:
         raise InvalidInput("A query parameter is not valid.", [FieldFault("/unreviewed", "must be true or false")])
-    items = await system.break_glass.listing(admitted.principal, unreviewed=unreviewed)
+    items, cursor = await system.break_glass.listing(
+        admitted.principal,
+        unreviewed=unreviewed,
+        limit=whole_number(admitted.query, "limit", default=50, least=1, most=LARGEST_PAGE),
+        cursor=admitted.query.get("cursor"),
+    )
     admitted.visit.patients = [item["patient_id"] for item in items]
-    return answer({"items": items})
+    return answer({"items": items, "next_cursor": cursor})
 
 
 async def review_break_glass(system: System, admitted: Admitted) -> Response:
@@ -70,7 +68,7 @@ async def review_break_glass(system: System, admitted: Admitted) -> Response:
     except ValueError as error:
         raise NotFound("There is no such break-glass.") from error
     admitted.visit.target = str(break_id)
-    await system.break_glass.review(admitted.principal, break_id, _on_record(admitted, 204))
+    await system.break_glass.review(admitted.principal, break_id, event=_event(admitted, 204))
     admitted.visit.recorded = True
     return Response(status_code=204)
 
@@ -82,7 +80,7 @@ async def grant(system: System, admitted: Admitted) -> Response:
         days = whole_number(admitted.query, "days", default=1, least=1, most=care_team.LONGEST_DAYS)
     clinician, patient_id = _pair(admitted)
     row = await system.care_team.grant(
-        clinician, patient_id, by=admitted.principal.subject, days=days, record=_on_record(admitted, 200)
+        clinician, patient_id, by=admitted.principal.subject, days=days, event=_event(admitted, 200)
     )
     admitted.visit.recorded = True
     return answer(row)
@@ -90,21 +88,23 @@ async def grant(system: System, admitted: Admitted) -> Response:
 
 def _pair(admitted: Admitted) -> tuple[str, str]:
     """Clinician and patient of the address, on record whatever comes of it."""
-    clinician, patient_id = admitted.path_parameters["clinician"], admitted.path_parameters["patient_id"]
+    clinician = canonical_subject(admitted.path_parameters["clinician"])
+    patient_id = canonical_subject(admitted.path_parameters["patient_id"])
     admitted.visit.target, admitted.visit.patients = clinician, [patient_id]
     return clinician, patient_id
 
 
 async def withdraw(system: System, admitted: Admitted) -> Response:
     """End it now."""
-    await system.care_team.withdraw(*_pair(admitted), _on_record(admitted, 204))
+    pair = _pair(admitted)
+    await system.care_team.withdraw(*pair, by=admitted.principal.subject, event=_event(admitted, 204))
     admitted.visit.recorded = True
     return Response(status_code=204)
 
 
 async def show_team(system: System, admitted: Admitted) -> Response:
     """The patients of one clinician."""
-    clinician = admitted.path_parameters["clinician"]
+    clinician = canonical_subject(admitted.path_parameters["clinician"])
     items = await system.care_team.members(clinician)
     admitted.visit.target = clinician
     admitted.visit.patients = [item["patient_id"] for item in items]
@@ -120,7 +120,7 @@ async def revoke(system: System, admitted: Admitted) -> Response:
         body.value,
         by=admitted.principal.subject,
         hours=body.hours,
-        record=_on_record(admitted, 204),
+        event=_event(admitted, 204),
     )
     admitted.visit.recorded = True
     return Response(status_code=204)
@@ -141,10 +141,11 @@ ROUTES = (
         method="GET",
         path=f"{BASE}/break-glass",
         action=Action.READ_BREAK_GLASS,
-        summary="List uses of break-glass, newest first: a clinician's own, or all for reviewers",
+        summary="List uses of break-glass, a clinician's own, or all for reviewers: what is above the ceiling first",
         handler=list_break_glass,
         response=BreakGlassList,
         query=(
+            *PAGING,
             QueryParameter(
                 name="unreviewed",
                 schema={"type": "string", "enum": ["true", "false"], "default": "false"},

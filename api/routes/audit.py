@@ -15,7 +15,7 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from access.policy import Action
 from access.principal import Principal, Role
 from api.answers import answer, whole_number
-from api.routing import BASE, LARGEST_PAGE, PAGING, Admitted, QueryParameter, Route
+from api.routing import BASE, EXPENSIVE, LARGEST_PAGE, PAGING, Admitted, QueryParameter, Route
 from api.schemas import ConsistencyShown, EventsPage, ProofShown
 from api.system import System
 from audit.events import Filter, page, whole_log
@@ -185,6 +185,7 @@ ROUTES = (
         action=Action.EXPORT_AUDIT,
         summary="Export the trail as NDJSON",
         handler=export_trail,
+        cost=lambda _: EXPENSIVE,
         query=(
             QueryParameter(name="format", schema={"type": "string", "enum": ["fhir", "sealed"], "default": "fhir"}),
         ),

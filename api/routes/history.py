@@ -17,6 +17,7 @@ from api.schemas import Amended, AmendmentRequest, HistoryPage, RecordShown
 from api.system import System
 from audit.record import BREAK_GLASS_PURPOSE
 from database.reading import Sight, bounded
+from database.subjects import canonical_subject
 from errors import FieldFault, Forbidden, InvalidInput, NotFound
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_.:\-]{1,128}")
@@ -36,11 +37,11 @@ def _shown(principal: Principal, record: Mapping[str, Any]) -> dict[str, Any]:
     """The fields that the reader's roles need. Contents come with records of theirs or of who they are related to."""
     if record["patient_id"] is None:
         relation = Relation.NOBODY
-    elif record["patient_id"] == principal.subject:
+    elif canonical_subject(record["patient_id"]) == principal.subject:
         relation = Relation.OWN
     else:
         relation = Relation.CARE_TEAM if "erased" in record else Relation.OTHER
-    wrote = record["principal"] == principal.subject
+    wrote = canonical_subject(record["principal"]) == principal.subject
     return project(record, visible_fields(principal, relation=relation, wrote=wrote))
 
 
@@ -50,12 +51,14 @@ async def history(system: System, admitted: Admitted) -> Response:
     for name in ("patient_id", "model_name"):
         if name in query and not _NAME.fullmatch(query[name]):
             raise InvalidInput("A query parameter is not valid.", [FieldFault(f"/{name}", "has not the form of one")])
+    # Whom was asked for is on record also where nothing may be shown of them.
+    asked = admitted.visit.target = canonical_subject(query["patient_id"]) if "patient_id" in query else None
     page = await bounded(
         system.history.page(
             sight_of(admitted.principal),
             limit=whole_number(query, "limit", default=50, least=1, most=LARGEST_PAGE),
             cursor=query.get("cursor"),
-            patient_id=query.get("patient_id"),
+            patient_id=asked,
             model_name=query.get("model_name"),
         )
     )

@@ -1,23 +1,21 @@
 """What models there are, and how they do."""
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import groupby
 from typing import Any
 
-from anyio import to_thread
 from starlette.responses import HTMLResponse, Response
 
 from access.policy import Action
 from api.answers import answer, whole_number
-from api.routing import BASE, Admitted, QueryParameter, Route
+from api.routing import BASE, EXPENSIVE, LARGEST_PAGE, PAGING, Admitted, QueryParameter, Route
 from api.schemas import ModelDetail, ModelList, PerformanceShown
 from api.system import System
 from database.reading import bounded
-from errors import NotFound, SetupError, UnknownModel
-from monitoring.performance import performance
-from registry import catalog, store
+from errors import NotFound, UnknownModel
+from registry import catalog
 from registry.catalog import Registered
-from registry.store import REPORT_FILE
 
 _LONGEST_HOURS = 24 * 90
 _LOADS_NOTHING = "default-src 'none'; style-src 'unsafe-inline'"
@@ -36,10 +34,13 @@ async def list_models(system: System, admitted: Admitted) -> Response:
 async def show_model(system: System, admitted: Admitted) -> Response:
     """One model, its versions in full."""
     name = admitted.path_parameters["name"]
-    versions = await bounded(_versions(system, name))
-    if not versions:
+    limit = whole_number(admitted.query, "limit", default=50, least=1, most=LARGEST_PAGE)
+    before = whole_number(admitted.query, "cursor", default=0, least=1, most=999_999_999) or None
+    versions, cursor = await bounded(_page(system, name, limit, before))
+    if not versions and before is None:
         raise UnknownModel("No model of this name is registered.")
-    return answer({"name": name, "versions": [_detail(system, version) for version in versions]})
+    shown = [_detail(system, version) for version in versions]
+    return answer({"name": name, "versions": shown, "next_cursor": None if cursor is None else str(cursor)})
 
 
 async def show_performance(system: System, admitted: Admitted) -> Response:
@@ -48,7 +49,7 @@ async def show_performance(system: System, admitted: Admitted) -> Response:
     hours = whole_number(admitted.query, "hours", default=24, least=1, most=_LONGEST_HOURS)
     if not await bounded(_versions(system, name)):
         raise UnknownModel("No model of this name is registered.")
-    return answer(await bounded(performance(system.engine, name, hours)))
+    return answer(await bounded(system.figures.performance(name, hours)))
 
 
 async def show_report(system: System, admitted: Admitted) -> Response:
@@ -60,21 +61,18 @@ async def show_report(system: System, admitted: Admitted) -> Response:
     chosen = [one for one in versions if (one.version == asked if asked else one.alias == "champion")]
     if not chosen:
         raise NotFound("There is no such version." if asked else "No version of this model answers.")
-    page = await to_thread.run_sync(_report, chosen[0])
+    page = await bounded(system.reports.page(chosen[0]))
     return HTMLResponse(page, headers={"Content-Security-Policy": _LOADS_NOTHING, "X-Content-Type-Options": "nosniff"})
-
-
-def _report(version: Registered) -> bytes:
-    try:
-        stored = store.get(version.name, version.version, expected_digest=version.digest)
-        return (stored.path / REPORT_FILE).read_bytes()
-    except (SetupError, OSError) as error:
-        raise NotFound("This version has no report, or its files are not those that were registered.") from error
 
 
 async def _versions(system: System, name: str | None = None) -> Sequence[Registered]:
     async with system.engine.connect() as connection:
-        return await connection.run_sync(catalog.versions, name)
+        return await connection.run_sync(partial(catalog.versions, name=name, in_full=False))
+
+
+async def _page(system: System, name: str, limit: int, before: int | None) -> tuple[Sequence[Registered], int | None]:
+    async with system.engine.connect() as connection:
+        return await connection.run_sync(partial(catalog.page, name=name, limit=limit, before=before))
 
 
 def _summary(system: System, version: Registered) -> dict[str, Any]:
@@ -86,6 +84,7 @@ def _summary(system: System, version: Registered) -> dict[str, Any]:
         "framework": version.framework,
         "digest": version.digest,
         "loaded": system.deployments.is_loaded(version.name, version.version),
+        "not_loaded_because": system.deployments.why_not_loaded(version.name, version.version),
         "created_by": version.created_by,
         "created_at": version.created_at,
         "metrics": version.metrics,
@@ -118,6 +117,7 @@ ROUTES = (
         action=Action.READ_MODELS,
         summary="Show one model, its versions and model cards",
         handler=show_model,
+        query=PAGING,
         response=ModelDetail,
     ),
     Route(
@@ -126,6 +126,7 @@ ROUTES = (
         action=Action.READ_MODELS,
         summary="Show how good a version is on unseen people, as a page",
         handler=show_report,
+        cost=lambda _: EXPENSIVE,
         query=(
             QueryParameter(
                 name="version",
@@ -140,6 +141,7 @@ ROUTES = (
         action=Action.READ_STATS,
         summary="Show a model's latency, throughput, failures and cache hits",
         handler=show_performance,
+        cost=lambda _: EXPENSIVE,
         response=PerformanceShown,
         query=(
             QueryParameter(

@@ -1,5 +1,6 @@
 """The predicting calls: body → pipeline → answer."""
 
+import asyncio
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -9,7 +10,7 @@ from starlette.responses import Response
 
 from access.policy import Action
 from api.problems import problem
-from api.routing import BASE, Admitted, Route
+from api.routing import BASE, EXPENSIVE, Admitted, Intake, Route
 from api.schemas import (
     BatchRequest,
     BatchResponse,
@@ -24,11 +25,14 @@ from api.system import System
 from clinical import wellness
 from errors import FieldFault, InvalidInput
 from inference.deployments import Deployment
-from inference.pipeline import Answer, PredictionRequest, Refusal, Rendered
+from inference.pipeline import REPLAYED, Answer, PredictionRequest, Refusal, Rendered
 
 SYMPTOM_MODEL = "clinical_ner"
 DETERIORATION_MODEL = "deterioration_lstm"
-_EXPLAINED_COST = 10
+_PLAIN = Intake()
+# 20,000 characters as `json.dumps` escapes those outside the basic plane, in 12 bytes each, and the rest of the body.
+_NOTE = Intake(largest_bytes=256 * 1024)
+_NOTES = Intake(largest_bytes=4 * 1024 * 1024)  # 64 such items are more: this is what a batch may have in all
 
 
 async def predict(system: System, admitted: Admitted) -> Response:
@@ -94,12 +98,20 @@ async def predict_batch(system: System, admitted: Admitted) -> Response:
         for item in body.items
     ]
     admitted.visit.patients = [item.patient_id for item in body.items if item.patient_id is not None]
+    whose = {item.id: item.patient_id for item in body.items}
+
+    async def deny(refusals: Sequence[Refusal]) -> None:
+        """Each is on record as the single call's refusal is, with its own patient."""
+        events = [admitted.visit.denial(whose[refusal.item_id]) for refusal in refusals if refusal.item_id is not None]
+        await asyncio.gather(*map(system.trail.event, events))
+
     rendered = await system.pipeline.predict_batch(
         admitted.principal,
         admitted.caller,
         requests,
         show=_item,
         render=partial(_batch, admitted),
+        deny=deny,
         idempotency=admitted.idempotency,
     )
     return _json(admitted, rendered)
@@ -160,17 +172,19 @@ def _batch(admitted: Admitted, deployment: Deployment, outcomes: Sequence[orjson
 
 def _json(admitted: Admitted, rendered: Rendered) -> Response:
     admitted.visit.recorded, admitted.visit.outcome = rendered.recorded, rendered.outcome
-    return Response(rendered.body, media_type="application/json")
+    # draft-ietf-httpapi-idempotency-key-header names no header for this; payment APIs have made this one usual
+    headers = {"Idempotent-Replayed": "true"} if rendered.outcome == REPLAYED else None
+    return Response(rendered.body, media_type="application/json", headers=headers)
 
 
 def _cost(body: Any) -> int:
     """Predictions that a quota counts: an explanation costs the model as much as many."""
     if isinstance(body, BatchRequest):
         return len(body.items)
-    return _EXPLAINED_COST if getattr(body, "explain", False) else 1
+    return EXPENSIVE if getattr(body, "explain", False) else 1
 
 
-def _route(path: str, summary: str, handler: Any, body: Any, response: Any) -> Route:
+def _route(path: str, summary: str, handler: Any, body: Any, response: Any, *, intake: Intake = _PLAIN) -> Route:
     return Route(
         method="POST",
         path=f"{BASE}{path}",
@@ -178,19 +192,21 @@ def _route(path: str, summary: str, handler: Any, body: Any, response: Any) -> R
         summary=summary,
         handler=handler,
         body=body,
+        intake=intake,
         response=response,
         bento=True,
         cost=_cost,
     )
 
 
-PREDICT = _route("/predict", "Predict with any model", predict, PredictRequest, PredictResponse)
+PREDICT = _route("/predict", "Predict with any model", predict, PredictRequest, PredictResponse, intake=_NOTE)
 SYMPTOM_ANALYSIS = _route(
     "/predict/symptom-analysis",
     "Find symptoms, medications and conditions in a note",
     symptom_analysis,
     SymptomAnalysisRequest,
     SymptomAnalysisResponse,
+    intake=_NOTE,
 )
 DETERIORATION = _route(
     "/predict/deterioration",
@@ -199,6 +215,6 @@ DETERIORATION = _route(
     DeteriorationRequest,
     DeteriorationResponse,
 )
-BATCH = _route("/predict/batch", "Predict up to 64 items", predict_batch, BatchRequest, BatchResponse)
+BATCH = _route("/predict/batch", "Predict up to 64 items", predict_batch, BatchRequest, BatchResponse, intake=_NOTES)
 
 ROUTES = (PREDICT, SYMPTOM_ANALYSIS, DETERIORATION, BATCH)

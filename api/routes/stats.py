@@ -1,5 +1,7 @@
 """The system in figures."""
 
+import math
+
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import Response
 
@@ -9,19 +11,22 @@ from api.routing import BASE, Admitted, Route
 from api.schemas import StatsShown
 from api.system import System
 from database.reading import bounded
-from monitoring.stats import stats
 
 
 async def show_stats(system: System, admitted: Admitted) -> Response:
     """Counts over everything that was predicted."""
-    figures = await bounded(
-        stats(
-            system.engine,
-            active_models=len(system.deployments.active),
-            redis_enabled=system.cache.enabled,
-        )
+    totals = await bounded(system.figures.totals())
+    lag_s = system.seal_lag.seconds
+    return answer(
+        {
+            **totals,
+            "active_models": len(system.deployments.active),
+            "redis_enabled": system.cache.enabled,
+            "readiness": system.readiness,
+            "models_not_loaded": len(system.deployments.missing),
+            "seal_lag_s": None if math.isnan(lag_s) else round(lag_s, 3),
+        }
     )
-    return answer(figures)
 
 
 async def metrics(system: System, admitted: Admitted) -> Response:

@@ -16,6 +16,7 @@ import pytest
 from demo import Demo
 from registry.store import StoredModel
 from tests.server import ROOT
+from tests.stranger import assert_one_way_in
 
 FOLLOWUP = [sys.executable, "-m", "cli"]
 
@@ -31,7 +32,7 @@ def demo_home(tmp_path: Path, ner_model: StoredModel, deterioration_model: Store
     return tmp_path / "demo"
 
 
-def test_it_serves_what_it_prints_and_ctrl_c_stops_all_in_order(demo_home: Path) -> None:
+def test_it_serves_what_it_prints_and_ctrl_c_stops_all_in_order(demo_home: Path, tmp_path: Path) -> None:
     environment = {**os.environ, "FOLLOWUP_HOME": str(demo_home)}
     process = subprocess.Popen(
         [*FOLLOWUP, "up", "--port", "8731"],
@@ -49,6 +50,7 @@ def test_it_serves_what_it_prints_and_ctrl_c_stops_all_in_order(demo_home: Path)
         if "Ctrl-C stops everything" in line:
             break
     assert "NOT FOR PATIENTS' DATA" in printed
+    assert_one_way_in(process.pid, 8731, tmp_path / "mark")
     # The printed commands as they stand, pasted into a shell.
     pasted = printed[printed.index("export TOKEN=") : printed.index("Ctrl-C stops everything")]
     assert shutil.which("curl")

@@ -16,6 +16,7 @@ import psycopg
 import pytest
 
 from access.dev_issuer import DevIssuer
+from audit.checkpoint import Signer
 from database.engine import libpq_url
 from embedded.postgres import EmbeddedPostgres
 from embedded.valkey import EmbeddedValkey
@@ -114,8 +115,9 @@ async def test_nothing_answered_is_lost_and_everything_is_sealed_once_whoever_is
     told = {"FOLLOWUP_TOKEN": token, "SEAL_KEY_FILE": str(sealer.key_file)}
     done = await asyncio.to_thread(server.followup, "audit", "export", export, **told)
     assert (done.returncode, done.stderr) == (0, "")
-    verify = ["audit/verify.py", str(export), "--key", sealer.verifier_key]
-    verifying = await asyncio.create_subprocess_exec(sys.executable, *verify, cwd=ROOT)
+    key = str(Signer.load(sealer.key_file, "followup-ml").verifier)
+    command = [sys.executable, "audit/verify.py", str(export), "--key", key]
+    verifying = await asyncio.create_subprocess_exec(*command, cwd=ROOT)
     assert await verifying.wait() == 0
     for each in restarted:
         each.stop()

@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import time
 from collections.abc import AsyncIterator, Collection, Mapping
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
@@ -11,7 +12,7 @@ from sqlalchemy import Engine, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from access.break_glass import BreakGlass
+from access.break_glass import BreakGlass, Ceiling
 from access.care_team import CareTeam
 from access.denylist import Denylist
 from access.dev_issuer import CLIENT_ID, ISSUER, DevIssuer
@@ -22,9 +23,10 @@ from access.principal import Principal, Role
 from access.sessions import LoginSessions
 from access.tokens import TokenVerifier
 from audit.envelope import Envelope
+from audit.record import created_at, new_id
 from database.engine import open_async_engine
 from embedded.postgres import EmbeddedPostgres
-from errors import Conflict, Forbidden, NotFound, Unauthenticated, Unavailable
+from errors import ConfirmationNeeded, Conflict, Forbidden, InvalidInput, NotFound, Unauthenticated, Unavailable
 from tests.conftest import eventually
 
 MINUTE = 60.0
@@ -38,6 +40,25 @@ def principal(
 
 def digest(data: bytes) -> bytes:
     return hashlib.sha256(data).digest()
+
+
+def event(action: str = "configure", status: int = 200) -> dict[str, Any]:
+    """What the trail shall say of a change beside the change itself."""
+    identity = new_id()
+    return {
+        "created_at": created_at(identity),
+        "id": identity,
+        "request_id": uuid4(),
+        "action": action,
+        "route": "/test",
+        "status": status,
+        "roles": "admin",
+        "client_id": "client",
+        "purpose_of_use": "HSYSADMIN",
+        "ip_address": "192.0.2.1",
+        "user_agent": "test",
+        "latency_ms": 1.0,
+    }
 
 
 class Clock:
@@ -77,7 +98,7 @@ class TestDenylist:
         await there.open()
         for denylist in (here, there):
             denylist.check(principal())
-        await here.revoke(kind, value, by="admin-1")  # type: ignore[arg-type]
+        await here.revoke(kind, value, by="admin-1", event=event())  # type: ignore[arg-type]
         with pytest.raises(Unauthenticated):
             here.check(principal())
 
@@ -97,18 +118,18 @@ class TestDenylist:
         self, app: AsyncEngine, engine: Engine
     ) -> None:
         denylist = Denylist(app)
-        await denylist.revoke("sub", "c-1", by="admin-1", hours=1)
+        await denylist.revoke("sub", "c-1", by="admin-1", hours=1, event=event())
         with engine.begin() as connection:
             connection.execute(text("UPDATE revocations SET until = now() - interval '1 second'"))
         await denylist.refresh()
         denylist.check(principal())
-        await denylist.revoke("sub", "c-1", by="admin-1", hours=5)
-        await denylist.revoke("sub", "c-1", by="admin-1", hours=1)
+        await denylist.revoke("sub", "c-1", by="admin-1", hours=5, event=event())
+        await denylist.revoke("sub", "c-1", by="admin-1", hours=1, event=event())
         query = text("SELECT extract(epoch FROM until - now()) / 3600 FROM revocations")
         with engine.connect() as connection:
             assert 4.9 < connection.execute(query).scalar_one() < 5.1
-        await denylist.revoke("sub", "c-1", by="admin-1")
-        await denylist.revoke("sub", "c-1", by="admin-1", hours=1)
+        await denylist.revoke("sub", "c-1", by="admin-1", event=event())
+        await denylist.revoke("sub", "c-1", by="admin-1", hours=1, event=event())
         with engine.connect() as connection:
             assert connection.execute(text("SELECT until FROM revocations")).scalar_one() is None
         await denylist.refresh()
@@ -119,7 +140,7 @@ class TestDenylist:
         self, app: AsyncEngine, engine: Engine, caplog: pytest.LogCaptureFixture
     ) -> None:
         denylist = Denylist(app, every_s=0.02)
-        await denylist.revoke("sub", "c-1", by="admin-1")
+        await denylist.revoke("sub", "c-1", by="admin-1", event=event())
         await denylist.open()
         with engine.begin() as connection:
             connection.execute(text("ALTER TABLE revocations RENAME TO elsewhere"))
@@ -142,7 +163,7 @@ class TestDenylist:
 class TestLogOff:
     @pytest.mark.requirement("S3")
     async def test_a_login_that_was_idle_for_15_minutes_is_over_until_a_new_one(self, app: AsyncEngine) -> None:
-        clock = Clock(time.time())
+        clock = Clock(time.time() - 3600)
         sessions = LoginSessions(app, digest, clock=clock)
         for _ in range(4):
             await sessions.check(principal())
@@ -157,7 +178,7 @@ class TestLogOff:
 
     @pytest.mark.requirement("S3")
     async def test_servers_share_it(self, app: AsyncEngine) -> None:
-        clock = Clock(time.time())
+        clock = Clock(time.time() - 3600)  # the database keeps no moment that is still to come
         here, there = (LoginSessions(app, digest, clock=clock) for _ in range(2))
         await here.check(principal())
         await here.flush()
@@ -250,7 +271,7 @@ class TestLogOff:
         first, second = issuer.token(["clinician"], "c-1"), issuer.token(["clinician"], "c-2")
         assert (await door.verify(first)).subject == "c-1"
         assert (await door.verify(second)).subject == "c-2"
-        await denylist.revoke("sub", "c-1", by="admin-1")
+        await denylist.revoke("sub", "c-1", by="admin-1", event=event())
         with pytest.raises(Unauthenticated):
             await door.verify(first)
         clock.now += 15 * MINUTE
@@ -262,27 +283,27 @@ class TestCareTeam:
     async def test_a_relation_begins_and_ends(self, app: AsyncEngine) -> None:
         team = CareTeam(app)
         assert await team.relation("c-1", "p-1") is Relation.OTHER
-        row = await team.grant("c-1", "p-1", by="admin-1", days=30)
+        row = await team.grant("c-1", "p-1", by="admin-1", days=30, event=event())
         assert (row["clinician"], row["patient_id"], row["granted_by"]) == ("c-1", "p-1", "admin-1")
         assert 29.9 < (row["until"] - row["since"]).total_seconds() / 86_400 < 30.1
         assert await team.relation("c-1", "p-1") is Relation.CARE_TEAM
         assert await team.relation("c-2", "p-1") is Relation.OTHER
         assert await team.relation("p-1", "c-1") is Relation.OTHER
-        again = await team.grant("c-1", "p-1", by="admin-2")
+        again = await team.grant("c-1", "p-1", by="admin-2", event=event())
         assert again["since"] == row["since"]
         assert again["until"] is None
         assert [member["patient_id"] for member in await team.members("c-1")] == ["p-1"]
-        await team.withdraw("c-1", "p-1")
+        await team.withdraw("c-1", "p-1", by="admin-1", event=event())
         assert await team.relation("c-1", "p-1") is Relation.OTHER
         assert await team.members("c-1") == []
         with pytest.raises(NotFound):
-            await team.withdraw("c-1", "p-1")
-        assert (await team.grant("c-1", "p-1", by="admin-1"))["since"] > row["since"]
+            await team.withdraw("c-1", "p-1", by="admin-1", event=event())
+        assert (await team.grant("c-1", "p-1", by="admin-1", event=event()))["since"] > row["since"]
 
     async def test_other_servers_follow_within_seconds(self, app: AsyncEngine) -> None:
         here, there = CareTeam(app, kept_s=0.2), CareTeam(app, kept_s=0.2)
         assert await there.relation("c-1", "p-1") is Relation.OTHER
-        await here.grant("c-1", "p-1", by="admin-1")
+        await here.grant("c-1", "p-1", by="admin-1", event=event())
 
         async def related() -> bool:
             return await there.relation("c-1", "p-1") is Relation.CARE_TEAM
@@ -291,7 +312,7 @@ class TestCareTeam:
 
     async def test_it_is_asked_once_for_many_and_then_from_memory(self, app: AsyncEngine, engine: Engine) -> None:
         team = CareTeam(app)
-        await team.grant("c-1", "p-7", by="admin-1")
+        await team.grant("c-1", "p-7", by="admin-1", event=event())
         found = await asyncio.gather(*(team.relation("c-1", f"p-{n % 50}") for n in range(500)))
         assert found.count(Relation.CARE_TEAM) == 10
         with engine.begin() as connection:
@@ -337,6 +358,10 @@ class OneKey:
         return {} if self.destroyed else dict.fromkeys(ids, self)
 
 
+def breaking() -> dict[str, Any]:
+    return event("break glass", 201)
+
+
 class TestBreakGlass:
     @pytest.fixture
     def keys(self) -> OneKey:
@@ -352,14 +377,22 @@ class TestBreakGlass:
 
     @pytest.fixture
     def glass(self, app: AsyncEngine, keys: OneKey, alarms: list[str], team: CareTeam) -> BreakGlass:
-        return BreakGlass(app, keys, alarm=lambda: alarms.append("alarm"), changed=team.forget)
+        return BreakGlass(
+            app,
+            keys,
+            alarm=lambda above: alarms.append("above" if above else "alarm"),
+            changed=team.forget,
+            digest=digest,
+        )
 
     @pytest.mark.requirement("S2")
     async def test_it_relates_for_its_minutes_and_not_a_moment_longer(
         self, glass: BreakGlass, team: CareTeam, engine: Engine
     ) -> None:
         assert await team.relation("c-1", "p-1") is Relation.OTHER
-        broken = await glass.start(principal(Role.CLINICIAN), "p-1", "unconscious in the emergency room", 60)
+        broken = await glass.start(
+            principal(Role.CLINICIAN), "p-1", "unconscious in the emergency room", 60, event=breaking()
+        )
         assert await team.relation("c-1", "p-1") is Relation.BREAK_GLASS
         assert await team.relation("c-2", "p-1") is Relation.OTHER
         assert await team.relation("c-1", "p-2") is Relation.OTHER
@@ -384,13 +417,13 @@ class TestBreakGlass:
     @pytest.mark.requirement("S2")
     async def test_the_schema_itself_allows_an_hour_at_most(self, glass: BreakGlass) -> None:
         with pytest.raises(Exception, match="ck_break_glass_duration"):
-            await glass.start(principal(Role.CLINICIAN), "p-1", "a reason of some length", 61)
+            await glass.start(principal(Role.CLINICIAN), "p-1", "a reason of some length", 61, event=breaking())
 
     @pytest.mark.requirement("S2")
     async def test_it_raises_an_alarm_that_names_nobody(
         self, glass: BreakGlass, alarms: list[str], caplog: pytest.LogCaptureFixture
     ) -> None:
-        await glass.start(principal(Role.CLINICIAN, subject="c-77"), "p-77", "the canary is ill", 5)
+        await glass.start(principal(Role.CLINICIAN, subject="c-77"), "p-77", "the canary is ill", 5, event=breaking())
         assert alarms == ["alarm"]
         assert "break-glass" in caplog.text
         for word in ("canary", "p-77", "c-77"):
@@ -400,40 +433,124 @@ class TestBreakGlass:
     async def test_the_reason_is_sealed_with_the_patients_key_and_gone_with_it(
         self, glass: BreakGlass, keys: OneKey, engine: Engine
     ) -> None:
-        await glass.start(principal(Role.CLINICIAN), "p-1", "the canary is ill", 5)
+        await glass.start(principal(Role.CLINICIAN), "p-1", "the canary is ill", 5, event=breaking())
         assert keys.subjects == ["patient:p-1"]
         with engine.connect() as connection:
             stored = bytes(connection.execute(text("SELECT reason FROM break_glass")).scalar_one())
         assert b"canary" not in stored
-        (shown,) = await glass.listing(principal(Role.AUDITOR, subject="a-1"))
+        (shown,) = (await glass.listing(principal(Role.AUDITOR, subject="a-1")))[0]
         assert shown["reason"] == "the canary is ill"
         keys.destroyed = True
-        (shown,) = await glass.listing(principal(Role.AUDITOR, subject="a-1"))
+        (shown,) = (await glass.listing(principal(Role.AUDITOR, subject="a-1")))[0]
         assert shown["reason"] is None
 
     async def test_clinicians_see_their_own_and_reviewers_all(self, glass: BreakGlass) -> None:
         for number in (1, 2):
-            await glass.start(principal(Role.CLINICIAN, subject=f"c-{number}"), "p-1", "a reason of some length", 5)
-        assert [row["clinician"] for row in await glass.listing(principal(Role.CLINICIAN, subject="c-1"))] == ["c-1"]
+            await glass.start(
+                principal(Role.CLINICIAN, subject=f"c-{number}"), "p-1", "a reason of some length", 5, event=breaking()
+            )
+        assert [row["clinician"] for row in (await glass.listing(principal(Role.CLINICIAN, subject="c-1")))[0]] == [
+            "c-1"
+        ]
         for role in (Role.AUDITOR, Role.ADMIN):
-            shown = await glass.listing(principal(role, subject="a-1"))
+            shown = (await glass.listing(principal(role, subject="a-1")))[0]
             assert len(shown) == 2
             assert all((row["reason"] is not None) == (role is Role.AUDITOR) for row in shown)
 
     @pytest.mark.requirement("S2")
     async def test_somebody_else_reviews_it_once(self, glass: BreakGlass) -> None:
         both = principal(Role.CLINICIAN, Role.AUDITOR)
-        broken = await glass.start(both, "p-1", "a reason of some length", 5)
+        broken = await glass.start(both, "p-1", "a reason of some length", 5, event=breaking())
         assert await glass.unreviewed() == 1
         with pytest.raises(Forbidden):
-            await glass.review(both, broken.id)
+            await glass.review(both, broken.id, event=event("review break-glass", 204))
         with pytest.raises(NotFound):
-            await glass.review(principal(Role.AUDITOR, subject="a-1"), uuid4())
-        await glass.review(principal(Role.AUDITOR, subject="a-1"), broken.id)
+            await glass.review(principal(Role.AUDITOR, subject="a-1"), uuid4(), event=event("review break-glass", 204))
+        await glass.review(principal(Role.AUDITOR, subject="a-1"), broken.id, event=event("review break-glass", 204))
         with pytest.raises(Conflict):
-            await glass.review(principal(Role.ADMIN, subject="a-2"), broken.id)
+            await glass.review(principal(Role.ADMIN, subject="a-2"), broken.id, event=event("review break-glass", 204))
         assert await glass.unreviewed() == 0
-        assert await glass.listing(both, unreviewed=True) == []
-        (shown,) = await glass.listing(both)
+        assert (await glass.listing(both, unreviewed=True))[0] == []
+        (shown,) = (await glass.listing(both))[0]
         assert shown["reviewed_by"] == "a-1"
         assert shown["reviewed_at"] is not None
+
+    @pytest.mark.requirement("S2")
+    async def test_above_the_ceiling_it_is_confirmed_twice_shorter_louder_and_first(
+        self, glass: BreakGlass, alarms: list[str], engine: Engine
+    ) -> None:
+        doctor, auditor = principal(Role.CLINICIAN), principal(Role.AUDITOR, subject="a-1")
+        for number in range(3):
+            await glass.start(doctor, f"p-{number}", "a reason of some length", 60, event=breaking())
+        with pytest.raises(ConfirmationNeeded) as needed:
+            await glass.start(doctor, "p-9", "a reason of some length", 60, event=breaking())
+        for wrong in (None, "", "x" * 32):
+            with pytest.raises(ConfirmationNeeded):
+                await glass.start(doctor, "p-9", "a reason of some length", 60, event=breaking(), confirmation=wrong)
+        confirmation = needed.value.confirmation
+        with pytest.raises(ConfirmationNeeded):  # it is for one patient
+            await glass.start(doctor, "p-8", "a reason of some length", 60, event=breaking(), confirmation=confirmation)
+        loud = await glass.start(
+            doctor, "p-9", "a reason of some length", 60, event=breaking(), confirmation=confirmation
+        )
+        other = principal(Role.CLINICIAN, subject="c-2")
+        await glass.start(other, "p-9", "a reason of some length", 60, event=breaking())  # has a ceiling of their own
+        assert alarms == ["alarm"] * 3 + ["above", "alarm"]
+        (first, *rest), _ = await glass.listing(auditor)
+        assert (first["id"], first["above_ceiling"]) == (str(loud.id), True)
+        assert 599 < (first["expires_at"] - first["started_at"]).total_seconds() < 601
+        assert [row["above_ceiling"] for row in rest] == [False] * 4
+        with engine.connect() as connection:
+            assert connection.execute(text("SELECT count(*) FROM audit_events")).scalar_one() == 5
+        await glass.review(auditor, loud.id, event=event("review break-glass", 204))
+        assert (await glass.listing(auditor))[0][-1]["started_at"] <= (await glass.listing(auditor))[0][0]["started_at"]
+        assert (await glass.listing(auditor))[0][0]["id"] != str(loud.id)
+
+    @pytest.mark.requirement("S2")
+    async def test_a_hundred_at_once_do_not_slip_under_the_ceiling(self, glass: BreakGlass, engine: Engine) -> None:
+        doctor = principal(Role.CLINICIAN)
+        attempts = (
+            glass.start(doctor, f"p-{number}", "a reason of some length", 60, event=breaking()) for number in range(100)
+        )
+        outcomes = await asyncio.gather(*attempts, return_exceptions=True)
+        assert sum(not isinstance(outcome, BaseException) for outcome in outcomes) == 3
+        assert {type(outcome) for outcome in outcomes if isinstance(outcome, BaseException)} == {ConfirmationNeeded}
+        with engine.connect() as connection:
+            assert connection.execute(text("SELECT count(*) FROM break_glass")).scalar_one() == 3
+
+    @pytest.mark.requirement("S2")
+    async def test_ten_of_a_day_are_the_ceiling_too_and_a_site_may_choose_a_hard_stop(
+        self, app: AsyncEngine, keys: OneKey, team: CareTeam, engine: Engine
+    ) -> None:
+        glass = BreakGlass(
+            app, keys, alarm=lambda _above: None, changed=team.forget, digest=digest, ceiling=Ceiling(hard_stop=True)
+        )
+        doctor, auditor = principal(Role.CLINICIAN), principal(Role.AUDITOR, subject="a-1")
+        for number in range(10):
+            broken = await glass.start(doctor, f"p-{number}", "a reason of some length", 60, event=breaking())
+            await glass.review(auditor, broken.id, event=event("review break-glass", 204))
+        with pytest.raises(Forbidden):
+            await glass.start(doctor, "p-10", "a reason of some length", 60, event=breaking())
+        with engine.begin() as connection:
+            connection.execute(
+                text(
+                    "UPDATE break_glass SET started_at = started_at - interval '25 hours',"
+                    " expires_at = expires_at - interval '25 hours'"
+                )
+            )
+        await glass.start(doctor, "p-10", "a reason of some length", 60, event=breaking())
+
+    async def test_the_list_has_pages(self, glass: BreakGlass) -> None:
+        for number in range(7):
+            doctor = principal(Role.CLINICIAN, subject=f"c-{number}")
+            await glass.start(doctor, "p-1", "a reason of some length", 60, event=breaking())
+        auditor, seen, cursor = principal(Role.AUDITOR, subject="a-1"), [], None
+        for expected in (3, 3, 1):
+            page, cursor = await glass.listing(auditor, limit=3, cursor=cursor)
+            assert len(page) == expected
+            seen += [row["clinician"] for row in page]
+        assert cursor is None
+        assert seen == [f"c-{number}" for number in reversed(range(7))]
+        for wrong in ("x", "", "AAAA", "ö" * 10):
+            with pytest.raises(InvalidInput):
+                await glass.listing(auditor, cursor=wrong)

@@ -14,14 +14,17 @@ from sqlalchemy import Engine, insert
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from bootstrap import _runners
 from database.tables import ModelSignature
 from errors import ModelNotLoaded, SetupError, UnknownModel
-from inference.deployments import Deployments
+from inference.deployments import Deployments, NotLoaded
 from registry import catalog, store
+from registry.kinds import KINDS
 from registry.signatures import CHALLENGER, Signature, Signer, SigningKey, acts_on
 from registry.store import Manifest, StoredModel
 from runners.batching import Limits
 from runners.runner import Prediction
+from settings import load_settings
 from tests import server
 from tests.conftest import eventually
 
@@ -51,14 +54,14 @@ class Constant:
 Save = Callable[..., StoredModel]
 
 
-@pytest.fixture
-def save(tmp_path: Path) -> Iterator[Save]:
-    """Saves a version of a model of this test's own."""
+def _saving(tmp_path: Path) -> Iterator[Save]:
     name = f"constant_{uuid.uuid4().hex[:8]}"
+    made: list[str] = []
 
     def save(
-        version: str, answer: str, *, stage: Any = "candidate", kind: str = "constant", **more: Any
+        version: str, answer: str, *, stage: Any = "candidate", kind: str = "deterioration", **more: Any
     ) -> StoredModel:
+        made.append(version)
         folder = tmp_path / version
         folder.mkdir()
         (folder / "answer.txt").write_text(answer)
@@ -78,8 +81,21 @@ def save(tmp_path: Path) -> Iterator[Save]:
         return store.save(manifest, folder)
 
     yield save
-    for stored in store.versions(name):
-        bentoml.models.delete(stored.tag)
+    for model in bentoml.models.list(name) if made else ():  # some cannot be read any more
+        bentoml.models.delete(model.tag)
+
+
+@pytest.fixture
+def save(tmp_path: Path) -> Iterator[Save]:
+    """Saves a version of a model of this test's own."""
+    yield from _saving(tmp_path)
+
+
+@pytest.fixture
+def save_another(tmp_path: Path) -> Iterator[Save]:
+    """As `save`, versions of another model."""
+    (tmp_path / "another").mkdir()
+    yield from _saving(tmp_path / "another")
 
 
 KEY = SigningKey(lambda: bytes(32))
@@ -93,7 +109,7 @@ def answer_now(engine: Engine, stored: StoredModel) -> None:
 @pytest.fixture
 async def deployments(async_engine: AsyncEngine) -> AsyncIterator[Deployments]:
     with ThreadPoolExecutor(2) as pool:
-        deployments = Deployments(async_engine, {"constant": Constant}, pool, Limits(), KEY, refresh_s=0.05)
+        deployments = Deployments(async_engine, {"deterioration": Constant}, pool, Limits(), KEY, refresh_s=0.05)
         yield deployments
         await deployments.close()
 
@@ -101,6 +117,17 @@ async def deployments(async_engine: AsyncEngine) -> AsyncIterator[Deployments]:
 async def asked(deployments: Deployments, name: str) -> Any:
     inferred = await deployments.get(name).batcher.infer("")
     return inferred.prediction.result["answer"]
+
+
+async def refused(deployments: Deployments, stored: StoredModel, why: NotLoaded) -> None:
+    """It is looked at, not loaded, told with its reason, and nothing of its name answers."""
+    await deployments.refresh()
+    name, version = stored.manifest.name, stored.manifest.version
+    assert not deployments.is_loaded(name, version)
+    assert deployments.why_not_loaded(name, version) is why
+    assert list(deployments.missing) == [name]
+    with pytest.raises(ModelNotLoaded):
+        deployments.get(name)
 
 
 async def test_a_promoted_version_takes_over_without_a_restart(
@@ -126,7 +153,30 @@ async def test_a_version_whose_files_changed_does_not_load_and_the_old_one_goes_
     answer_now(engine, second)
     (second.path / "answer.txt").write_text("forged")
     await eventually(lambda: _champion(engine, second))
+    await eventually(lambda: deployments.why_not_loaded(first.manifest.name, "v2") is NotLoaded.FILES)
     assert await asked(deployments, first.manifest.name) == "one"
+
+
+def _spoil(engine: Engine, stored: StoredModel, fault: str) -> NotLoaded:
+    """Do to a promoted version what `fault` says. Returns what should be told of it."""
+    if fault == "changed":
+        (stored.path / "answer.txt").write_text("forged")
+    elif fault == "added":
+        (stored.path / "added.json").write_text("{}")
+    elif fault == "gone":
+        shutil.rmtree(stored.path)
+    elif fault == "no manifest":
+        (stored.path / "manifest.json").write_bytes(b"\xff{")
+    elif fault == "chain":
+        _tamper(engine, "UPDATE model_signatures SET comment = 'other' WHERE meaning = 'approved'", stored)
+    elif fault == "not signed":
+        _tamper(engine, "DELETE FROM model_signatures WHERE true", stored)
+    return {
+        "chain": NotLoaded.NOT_SIGNED_FOR,
+        "not signed": NotLoaded.NOT_SIGNED_FOR,
+        "kind": NotLoaded.KIND,
+        "broken": NotLoaded.DOES_NOT_RUN,
+    }.get(fault, NotLoaded.FILES)
 
 
 def _champion(engine: Engine, stored: StoredModel) -> bool:
@@ -134,22 +184,73 @@ def _champion(engine: Engine, stored: StoredModel) -> bool:
         return any(champion.version == stored.manifest.version for champion in catalog.champions(connection))
 
 
-async def test_the_server_does_not_start_with_a_changed_or_missing_model(
-    deployments: Deployments, engine: Engine, save: Save
+@pytest.mark.parametrize("fault", ["changed", "added", "gone", "no manifest", "chain", "kind", "not signed", "broken"])
+async def test_a_version_that_cannot_be_loaded_is_missing_and_the_others_answer(
+    async_engine: AsyncEngine,
+    engine: Engine,
+    save: Save,
+    save_another: Save,
+    caplog: pytest.LogCaptureFixture,
+    fault: str,
 ) -> None:
+    more = {"kind": "clinical-ner"} if fault == "kind" else {}  # known, but this server has no runner for it
+    good, bad = save("v1", "one"), save_another("v1", "broken" if fault == "broken" else "two", **more)
+    answer_now(engine, good)
+    answer_now(engine, bad)
+    why = _spoil(engine, bad, fault)
+
+    def picky(folder: Path, parameters: Mapping[str, Any]) -> Constant:
+        if (folder / "answer.txt").read_text() == "broken":
+            raise MemoryError("as libraries do")
+        return Constant(folder, parameters)
+
+    with ThreadPoolExecutor(2) as pool:
+        deployments = Deployments(async_engine, {"deterioration": picky}, pool, Limits(), KEY, refresh_s=0.05)
+        await deployments.open()
+        try:
+            assert await asked(deployments, good.manifest.name) == "one"
+            assert deployments.why_not_loaded(bad.manifest.name, "v1") is why
+            with pytest.raises(ModelNotLoaded):
+                deployments.get(bad.manifest.name)
+            assert f"{bad.tag} is not loaded" in caplog.text
+            assert str(bad.path) not in why
+            if fault != "chain":
+                answer_now(engine, save_another("v2", "three"))
+                await eventually(lambda: deployments.is_loaded(bad.manifest.name, "v2"))
+                assert deployments.missing == {}
+        finally:
+            await deployments.close()
+
+
+async def test_a_server_without_any_model_says_how_to_get_one_and_takes_it(
+    deployments: Deployments, engine: Engine, save: Save, caplog: pytest.LogCaptureFixture
+) -> None:
+    await deployments.open()
+    assert deployments.active == []
+    assert "followup train" in caplog.text
     stored = save("v1", "one")
     answer_now(engine, stored)
-    (stored.path / "added.json").write_text("{}")
-    with pytest.raises(SetupError, match="digest differs"):
-        await deployments.open()
-    shutil.rmtree(stored.path)
-    with pytest.raises(SetupError):
-        await deployments.open()
+    await eventually(lambda: deployments.is_loaded(stored.manifest.name, "v1"))
 
 
-async def test_without_any_model_the_start_says_how_to_get_one(deployments: Deployments) -> None:
-    with pytest.raises(SetupError, match="followup train"):
-        await deployments.open()
+def test_a_kind_that_no_server_has_a_runner_for_is_neither_registered_nor_promoted(engine: Engine, save: Save) -> None:
+    stored = save("v1", "one", kind="constant")
+    with pytest.raises(SetupError, match="no server has a runner"), engine.begin() as connection:
+        catalog.register(connection, stored, AUTHOR)
+    known = save("v2", "one")
+    with engine.begin() as connection:
+        catalog.register(connection, known, AUTHOR)
+        catalog.approve(connection, known, APPROVER)
+        connection.exec_driver_sql("UPDATE ml_models SET kind = 'constant'")
+    with pytest.raises(SetupError, match="no server has a runner"), engine.begin() as connection:
+        catalog.promote(connection, known.manifest.name, "v2", by=APPROVER)
+
+
+def test_the_kinds_that_may_be_promoted_are_those_that_a_server_has_runners_for() -> None:
+    settings = load_settings(
+        database_url="postgresql://x@/x?host=/x", encryption_key="x", cognito_issuer="x", cognito_client_ids="x"
+    )
+    assert set(_runners(settings)) == KINDS
 
 
 async def test_unknown_and_not_loaded_are_told_apart(deployments: Deployments, engine: Engine, save: Save) -> None:
@@ -247,12 +348,10 @@ async def test_no_version_answers_before_somebody_else_approved_it(
         catalog.approve(connection, stored, AUTHOR)
     with engine.begin() as connection:  # somebody with the database promotes it all the same
         connection.exec_driver_sql("UPDATE ml_models SET alias = 'champion'")
-    with pytest.raises(SetupError, match="not approved"):
-        await deployments.open()
+    await refused(deployments, stored, NotLoaded.NOT_SIGNED_FOR)
     with engine.begin() as connection:
         catalog.approve(connection, stored, APPROVER)
-    with pytest.raises(SetupError, match="promoted last"):
-        await deployments.open()
+    await refused(deployments, stored, NotLoaded.NOT_SIGNED_FOR)
     with engine.begin() as connection:
         catalog.promote(connection, name, "v1", by=APPROVER)
     await deployments.open()
@@ -297,8 +396,8 @@ async def test_a_rejected_version_is_not_loaded_again_and_the_one_before_can_com
     answer_now(engine, second)
     with engine.begin() as connection:
         catalog.approve(connection, second, APPROVER, meaning="rejected", comment="wrong on short notes")
-    with pytest.raises(SetupError, match="No model is promoted"):
-        await deployments.open()
+    await deployments.refresh()
+    assert deployments.active == []
     with engine.begin() as connection:
         assert catalog.roll_back(connection, name, by=APPROVER).version == "v1"
     await deployments.open()
@@ -334,8 +433,10 @@ async def test_a_version_that_nobody_signed_for_is_signed_for_again_before_it_is
     answer_now(engine, stored)
 
 
-def _tamper(engine: Engine, statement: str) -> None:
+def _tamper(engine: Engine, statement: str, only: StoredModel | None = None) -> None:
     """What somebody with the owner's password may do."""
+    if only is not None:
+        statement += f" AND model_name = '{only.manifest.name}'"
     with engine.begin() as connection:
         connection.exec_driver_sql("ALTER TABLE model_signatures DISABLE TRIGGER USER")
         connection.exec_driver_sql(statement)
@@ -353,7 +454,7 @@ def _tamper(engine: Engine, statement: str) -> None:
     ],
 )
 async def test_an_act_that_was_taken_out_or_changed_breaks_the_chain_and_nothing_loads(
-    deployments: Deployments, engine: Engine, save: Save, statement: str
+    deployments: Deployments, engine: Engine, save: Save, statement: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     first, second = save("v1", "one"), save("v2", "two")
     answer_now(engine, first)
@@ -362,8 +463,9 @@ async def test_an_act_that_was_taken_out_or_changed_breaks_the_chain_and_nothing
         catalog.approve(connection, second, APPROVER, meaning="rejected")
         catalog.roll_back(connection, first.manifest.name, by=APPROVER)
     _tamper(engine, statement)
-    with pytest.raises(SetupError, match="is broken"):
-        await deployments.open()
+    with caplog.at_level("ERROR"):
+        await refused(deployments, first, NotLoaded.NOT_SIGNED_FOR)
+    assert "is broken" in caplog.text
 
 
 @pytest.mark.requirement("P4")
@@ -376,8 +478,7 @@ async def test_an_alias_that_was_written_into_the_database_does_not_let_an_older
     with engine.begin() as connection:
         connection.exec_driver_sql("UPDATE ml_models SET alias = NULL")
         connection.exec_driver_sql("UPDATE ml_models SET alias = 'champion' WHERE version = 'v1'")
-    with pytest.raises(SetupError, match="promoted last"):
-        await deployments.open()
+    await refused(deployments, first, NotLoaded.NOT_SIGNED_FOR)
 
 
 @pytest.mark.requirement("P4")
@@ -426,7 +527,7 @@ async def test_a_version_that_does_not_run_leaves_the_old_one_and_does_not_end_t
     name = first.manifest.name
     answer_now(engine, first)
     with ThreadPoolExecutor(2) as pool:
-        deployments = Deployments(async_engine, {"constant": picky}, pool, Limits(), KEY, refresh_s=0.05)
+        deployments = Deployments(async_engine, {"deterioration": picky}, pool, Limits(), KEY, refresh_s=0.05)
         await deployments.open()
         answer_now(engine, save("v2", "broken"))
         await asyncio.sleep(0.3)

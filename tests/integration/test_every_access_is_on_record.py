@@ -107,14 +107,42 @@ def test_a_batch_that_is_refused_in_part_leaves_rows_and_one_event(
         assert found[-1]["outcome"] == outcome
 
 
+@pytest.mark.requirement("S5")
+def test_each_item_for_somebody_elses_patient_is_a_denial_with_that_patient(
+    server: Server, issuer: DevIssuer, traces: Callable[[str], list[dict[str, Any]]]
+) -> None:
+    clinician, mine, others = str(uuid.uuid4()), str(uuid.uuid4()), [str(uuid.uuid4()) for _ in range(2)]
+    server.relate(clinician, mine)
+    token = bearer(issuer, "clinician", subject=clinician)
+    asked = [mine, others[0], None, others[1], others[0]]
+    items = [{"id": f"{n}", "input_data": NOTE, "patient_id": patient} for n, patient in enumerate(asked)]
+    headers = {**token, "Idempotency-Key": str(uuid.uuid4())}
+    body = {"model_name": "clinical_ner", "items": items}
+    answer, request_id = send(server, "POST", f"{BASE}/predict/batch", json=body, headers=headers)
+    assert [item.get("problem", {}).get("status") for item in answer.json()["items"]] == [None, 403, None, 403, 403]
+    found = traces(request_id)
+    denials = [trace for trace in found if trace.get("status") == 403]
+    assert sorted(trace["patient_id"] for trace in denials) == sorted([others[0], others[1], others[0]])
+    assert {(trace["outcome"], trace["action"], trace["principal"]) for trace in denials} == {
+        ("denied", "predict", clinician)
+    }
+    (whole,) = [trace for trace in found if trace["kind"] == "event" and trace["status"] != 403]
+    assert whole["outcome"] == "partial"
+    assert [trace["kind"] for trace in found].count("prediction") == 2
+    again, replayed = send(server, "POST", f"{BASE}/predict/batch", json=body, headers=headers)
+    assert (again.content, [trace["outcome"] for trace in traces(replayed)]) == (answer.content, ["replayed"])
+
+
 def test_an_answer_given_again_is_an_access_of_its_own(
     server: Server, clinician: dict[str, str], traces: Callable[[str], list[dict[str, Any]]]
 ) -> None:
     headers = {**clinician, "Idempotency-Key": str(uuid.uuid4())}
-    found = []
+    found, said = [], []
     for _ in range(2):
-        _, request_id = send(server, "POST", f"{BASE}/predict/symptom-analysis", json=NOTE, headers=headers)
+        answer, request_id = send(server, "POST", f"{BASE}/predict/symptom-analysis", json=NOTE, headers=headers)
         found.append(traces(request_id))
+        said.append(answer.headers.get("Idempotent-Replayed"))
+    assert said == [None, "true"]
     assert [[trace["kind"] for trace in each] for each in found] == [["prediction"], ["event"]]
     assert found[1][0]["outcome"] == "replayed"
 
@@ -139,9 +167,11 @@ async def test_a_client_that_goes_away_is_on_record(
     request_id = str(uuid.uuid4())
     async with httpx.AsyncClient(base_url=server.url, timeout=0.4) as client:
         with pytest.raises(httpx.ReadTimeout):
-            body = {"text": "severe headache and nausea, " * 700}
+            # Far more work than the fastest machine does while the client waits.
+            notes = [{"id": f"{n}", "input_data": {"text": f"{n} severe headache, " * 900}} for n in range(16)]
             headers = {**clinician, "X-Request-ID": request_id}
-            await client.post(f"{BASE}/predict/symptom-analysis", json=body, headers=headers)
+            body = {"model_name": "clinical_ner", "items": notes}
+            await client.post(f"{BASE}/predict/batch", json=body, headers=headers)
     for _ in range(MANY_TRIES):
         if found := traces(request_id):
             break

@@ -105,7 +105,7 @@ RAW: dict[str, tuple[bytes, dict[str, str], int]] = {
     "not UTF-8": (b'{"text": "\xff\xfe"}', {}, 400),
     "lone surrogate": (b'{"text": "fever \\ud800 cough"}', {}, 400),
     "deeply nested": (b"[" * 30_000 + b"]" * 30_000, {}, 400),
-    "over the cap": (b'{"text": "' + b"x" * 65_536 + b'"}', {}, 413),
+    "over the cap": (b'{"text": "' + b"x" * 262_144 + b'"}', {}, 413),
     "far over the cap": (b"x" * 5_000_000, {}, 413),
     "plain text": (b'{"text": "fever"}', {"Content-Type": "text/plain"}, 415),
     "form": (b"text=fever", {"Content-Type": "application/x-www-form-urlencoded"}, 415),
@@ -127,11 +127,33 @@ def test_a_body_that_is_not_plain_small_json(server: Server, clinician: dict[str
 @pytest.mark.usefixtures("still_well")
 def test_a_body_without_end_is_cut_at_the_cap(server: Server, clinician: dict[str, str]) -> None:
     def chunks() -> Any:
-        for _ in range(200):
+        for _ in range(800):
             yield b" " * 1024
 
     headers = {**clinician, "Content-Type": "application/json"}
     assert_problem(httpx.post(server.url + NER, content=chunks(), headers=headers, timeout=30), 413)
+
+
+@pytest.mark.parametrize("character", ["a", "é", "🤕", "\x7f", '"', "\u2028"])
+@pytest.mark.usefixtures("still_well")
+def test_the_longest_text_is_taken_however_it_is_escaped(
+    server: Server, clinician: dict[str, str], character: str
+) -> None:
+    headers = {**clinician, "Content-Type": "application/json"}
+    text = ("a" + character * 38 + " ") * 500
+    for content in (json.dumps({"text": text}), json.dumps({"text": text}, ensure_ascii=False)):
+        response = httpx.post(server.url + NER, content=content.encode(), headers=headers, timeout=60)
+        assert response.status_code == 200, response.text
+
+
+@pytest.mark.usefixtures("still_well")
+def test_a_batch_of_64_notes_is_taken_and_one_over_its_total_is_not(server: Server, clinician: dict[str, str]) -> None:
+    headers = {**clinician, "Content-Type": "application/json"}
+    for length, status in ((1_500, 200), (6_000, 413)):
+        items = [{"id": f"{n}", "input_data": {"text": f"{n} " + "🤕" * length}} for n in range(64)]
+        content = json.dumps({"model_name": "clinical_ner", "items": items}).encode()
+        response = httpx.post(server.url + BATCH, content=content, headers=headers, timeout=120)
+        assert response.status_code == status, response.text
 
 
 TEXTS = {

@@ -1,8 +1,14 @@
 """A research export says nothing of whose records they are."""
 
+import os
+import random
 import re
 import string
+import struct
+import tracemalloc
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -10,7 +16,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from audit.research import research_lines
+from audit import sorting
+from audit.research import ResearchExport, research_lines
 
 # Longer than any number or word that the export itself has, so that finding one means that it leaked.
 SECRET = st.text(alphabet=string.ascii_letters + "äß中-@.", min_size=14, max_size=30).map(lambda text: f"SECRET{text}")
@@ -70,3 +77,81 @@ def test_a_person_has_one_surrogate_in_an_export_and_another_in_the_next() -> No
     assert len({line["person"] for line in first}) == 4
     assert sorted(line["day"] for line in first) == [0, 0, 0, 0, 5]
     assert not {line["person"] for line in first} & {line["person"] for line in second}
+
+
+@pytest.mark.requirement("S14")
+def test_lines_are_in_order_however_many_runs_they_were_sorted_in(tmp_path: Path) -> None:
+    draw = random.Random(3)
+    with ResearchExport(tmp_path, run_bytes=20_000, most_runs=4) as export:
+        for record in _many(draw, 3000):
+            export.add(record)
+        lines = [orjson.loads(line) for line in export.lines()]
+    keys = [(line["person"], line["day"]) for line in lines]
+    assert keys == sorted(keys)
+    assert len(lines) == 3000
+    assert len({line["person"] for line in lines}) == 40
+    firsts = dict(reversed(keys))
+    assert set(firsts.values()) == {0}
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.requirement("S14")
+def test_what_is_written_while_sorting_has_no_name_and_says_of_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[bytes] = []
+    opened = sorting.TemporaryFile
+
+    class Watched:
+        """A file that keeps what is written to it."""
+
+        def __init__(self, **options: Any) -> None:
+            self._file = opened(**options)
+            assert os.fstat(self._file.fileno()).st_nlink == 0
+            assert os.fstat(self._file.fileno()).st_mode & 0o077 == 0
+
+        def write(self, data: bytes) -> int:
+            written.append(data)
+            return self._file.write(data)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._file, name)
+
+    monkeypatch.setattr(sorting, "TemporaryFile", Watched)
+    records = [{**record, "patient_id": f"SECRET-{record['patient_id']}"} for record in _many(random.Random(4), 500)]
+    with ResearchExport(run_bytes=2000) as export:
+        for record in records:
+            export.add(record)
+        assert len(list(export.lines())) == 500
+    kept = b"".join(written)
+    assert len(written) >= 400
+    assert b"SECRET" not in kept
+    for record in records:
+        since_epoch = int(record["created_at"].timestamp() * 1_000_000)
+        assert struct.pack(">q", since_epoch) not in kept
+
+
+def test_many_records_take_no_more_memory_than_few() -> None:
+    def peak(count: int, days: int = 200) -> int:
+        with ResearchExport(run_bytes=500_000) as export:
+            tracemalloc.start()
+            for record in _many(random.Random(5), count, days=days):
+                export.add(record)
+            assert sum(1 for _ in export.lines()) == count
+            _, most = tracemalloc.get_traced_memory()
+            tracemalloc.stop()
+        return most
+
+    few, many = peak(3000), peak(30_000)
+    assert many < 2 * few < 10_000_000
+    assert peak(30_000, days=1) < 2 * few
+
+
+def _many(draw: random.Random, count: int, *, days: int = 200) -> Iterator[dict[str, Any]]:
+    for number in range(count):
+        yield {
+            "patient_id": f"patient-{number % 40}",
+            "created_at": START + timedelta(seconds=draw.randrange(days * 86_400)),
+            "model_name": "m",
+            "model_version": "v",
+            "input": {"measurements": [dict.fromkeys(FEATURES, draw.randint(0, 10))] * 7},
+            "result": {"score": draw.random()},
+        }

@@ -117,3 +117,15 @@ def test_tls_and_local_sockets_are_taken(monkeypatch: pytest.MonkeyPatch, change
     for name, value in (COMPLETE | changed).items():
         monkeypatch.setenv(name, value)
     load_settings()
+
+
+@pytest.mark.parametrize("origin", ["*", "null", "http://app.example", "https://app.example/", "https://*.example"])
+def test_an_origin_is_named_exactly_or_refused(monkeypatch: pytest.MonkeyPatch, origin: str) -> None:
+    for name, value in COMPLETE.items():
+        monkeypatch.setenv(name, value)
+    assert load_settings().cors_origins == ()
+    monkeypatch.setenv("CORS_ORIGINS", "https://app.example, https://app.example:8443,http://localhost:3000")
+    assert len(load_settings().cors_origins) == 3
+    monkeypatch.setenv("CORS_ORIGINS", f"https://app.example,{origin}")
+    with pytest.raises(SetupError, match="CORS_ORIGINS"):
+        load_settings()

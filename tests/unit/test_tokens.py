@@ -5,6 +5,7 @@ import hashlib
 import hmac
 import json
 import time
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -117,10 +118,85 @@ async def test_a_token_stops_being_good_when_it_expires(issuer: DevIssuer) -> No
 async def test_a_token_that_lives_longer_than_15_minutes_is_refused(verifier: TokenVerifier, issuer: DevIssuer) -> None:
     now = int(time.time())
     assert await verifier.verify(issuer.token(["clinician"], "sub-1", iat=now - 400, exp=now + 500))
-    assert await verifier.verify(issuer.token(["clinician"], "sub-1", iat=now, exp=now + 930))  # the clocks' leeway
-    for lifetime_s in (931, 3600, 86_400):
+    assert await verifier.verify(issuer.token(["clinician"], "sub-1", iat=now, exp=now + 900))
+    for lifetime_s in (901, 930, 3600, 86_400):
         with pytest.raises(Unauthenticated):
             await verifier.verify(issuer.token(["clinician"], "sub-1", iat=now, exp=now + lifetime_s))
+
+
+@pytest.mark.parametrize(
+    ("claims", "good"),
+    [
+        ({"iat": -929, "exp": -29}, True),
+        ({"iat": -931, "exp": -31}, False),
+        ({"iat": 29, "exp": 900}, True),
+        ({"iat": 31, "exp": 900}, False),
+        ({"nbf": 29}, True),
+        ({"nbf": 31}, False),
+        ({"auth_time": 1}, False),
+        ({"auth_time": -86_400}, True),
+    ],
+    ids=str,
+)
+async def test_clocks_may_differ_by_half_a_minute_for_three_times_and_for_no_other(
+    issuer: DevIssuer, claims: dict[str, int], good: bool
+) -> None:
+    now = int(time.time())
+    verifier = TokenVerifier(PinnedKeys(issuer.jwks_file), issuer=ISSUER, client_ids=[CLIENT_ID], clock=lambda: now)
+    times = {"iat": 0, "exp": 600, "auth_time": min(0, claims.get("iat", 0)), **claims}
+    token = issuer.token(["clinician"], "sub-1", **{name: now + offset for name, offset in times.items()})
+    if good:
+        assert await verifier.verify(token)
+    else:
+        with pytest.raises(Unauthenticated):
+            await verifier.verify(token)
+
+
+@pytest.mark.parametrize(
+    ("claims", "reason"),
+    [
+        ({"iat": int(time.time()) - 700, "exp": int(time.time()) - 60}, "expired"),
+        ({"exp": int(time.time()) + 3600}, "too-long-lived"),
+        ({"nbf": int(time.time()) + 10**6}, "not-yet-valid"),
+        ({"client_id": "somebody-else"}, "audience"),
+        ({"iss": "https://cognito-idp.local/other"}, "issuer"),
+        ({"token_use": "id"}, "id-token"),
+        ({"token_use": "refresh"}, "token-use"),
+        ({"sub": "a b"}, "claims"),
+        ({"exp": "soon"}, "times"),
+    ],
+    ids="-".join,
+)
+async def test_why_a_token_was_refused_is_for_the_log_and_not_for_who_sent_it(
+    verifier: TokenVerifier, issuer: DevIssuer, claims: dict[str, Any], reason: str
+) -> None:
+    with pytest.raises(Unauthenticated) as refused:
+        await verifier.verify(issuer.token(["clinician"], "sub-1", **claims))
+    assert (refused.value.reason, refused.value.detail) == (reason, "The token is not valid.")
+
+
+async def test_a_forged_token_and_an_unknown_key_have_their_reasons(verifier: TokenVerifier, issuer: DevIssuer) -> None:
+    good = issuer.token(["clinician"], "sub-1")
+    claims = jwt.decode(good, options={"verify_signature": False})
+    stranger = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    for token, reason in (
+        (jwt.encode(claims, stranger, algorithm="RS256", headers={"kid": KEY_ID}), "signature"),
+        (jwt.encode(claims, stranger, algorithm="RS256", headers={"kid": "unknown"}), "unknown-key"),
+        (jwt.encode(claims, "x" * 32, algorithm="HS256", headers={"kid": KEY_ID}), "algorithm"),
+        ("no.token", "malformed"),
+        ("x" * 9000, "too-long"),
+    ):
+        with pytest.raises(Unauthenticated) as refused:
+            await verifier.verify(token)
+        assert refused.value.reason == reason
+
+
+async def test_a_subject_has_one_spelling(verifier: TokenVerifier, issuer: DevIssuer) -> None:
+    subject = str(uuid.uuid4())
+    spelled = [subject, subject.upper(), subject[:18].upper() + subject[18:]]
+    found = [await verifier.verify(issuer.token(["clinician"], each, origin_jti=each, jti=each)) for each in spelled]
+    assert {(one.subject, one.login, one.token_id) for one in found} == {(subject, subject, subject)}
+    assert (await verifier.verify(issuer.token(["clinician"], "Somebody-1"))).subject == "Somebody-1"
 
 
 @pytest.mark.parametrize("name", ["exp", "iat", "nbf", "auth_time"])

@@ -1,0 +1,76 @@
+"""Bodies as they come: as large and as long as their route allows, and no slower than 10 KiB/s after 10 s."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from api.admission import body_pieces, read_body
+from api.routing import Intake
+from errors import BodyTooLarge, BodyTooSlow, MalformedJson, NotJson
+
+JSON = {"content-type": "application/json"}
+
+
+class Sender:
+    """An ASGI receive: `pieces` of so many bytes, each after so many seconds."""
+
+    def __init__(self, *pieces: tuple[float, int], ends: bool = True) -> None:
+        self._pieces = list(pieces)
+        self._ends = ends
+        self.taken = 0
+
+    async def __call__(self) -> Any:
+        if not self._pieces:
+            return {"type": "http.disconnect"}
+        pause_s, size = self._pieces.pop(0)
+        await asyncio.sleep(pause_s)
+        self.taken += size
+        return {"type": "http.request", "body": b"x" * size, "more_body": bool(self._pieces) or not self._ends}
+
+
+@pytest.fixture
+def hundredfold(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if seconds were hundredths."""
+    monkeypatch.setattr("api.admission._SLOWEST_START_S", 0.1)
+    monkeypatch.setattr("api.admission._SLOWEST_BYTES_A_S", 1_024_000)
+
+
+async def test_a_body_comes_in_pieces_and_is_whole() -> None:
+    assert await read_body(JSON, Sender((0, 3), (0, 0), (0, 4)), Intake()) == b"x" * 7
+
+
+@pytest.mark.usefixtures("hundredfold")
+async def test_a_body_that_drips_is_too_slow_after_ten_seconds() -> None:
+    sender = Sender(*[(0.01, 1000)] * 60)
+    with pytest.raises(BodyTooSlow):
+        await read_body(JSON, sender, Intake())
+    assert sender.taken <= 14_000
+
+
+@pytest.mark.usefixtures("hundredfold")
+async def test_a_large_body_may_take_its_time_at_the_least_rate_and_no_longer_than_its_route_allows() -> None:
+    large = Intake(largest_bytes=10**9, longest_s=0.6)
+    assert len(await read_body(JSON, Sender(*[(0.02, 40_960)] * 15), large)) == 15 * 40_960
+    with pytest.raises(BodyTooSlow):
+        await read_body(JSON, Sender(*[(0.02, 1_000_000)] * 100), large)
+
+
+async def test_what_is_over_the_cap_is_refused_by_its_length_and_by_its_size() -> None:
+    small = Intake(largest_bytes=10)
+    never = Sender((1000, 1))
+    for length in ("11", "9" * 5000):
+        with pytest.raises(BodyTooLarge):
+            await read_body({**JSON, "content-length": length}, never, small)
+    with pytest.raises(BodyTooLarge):
+        await read_body(JSON, Sender((0, 6), (0, 6), ends=False), small)
+    with pytest.raises(MalformedJson):
+        await read_body(JSON, Sender((0, 6), ends=False), small)
+
+
+async def test_a_streamed_route_is_given_pieces_of_its_own_media_types() -> None:
+    uploads = Intake(largest_bytes=10**9, media_types=frozenset({"text/csv", "application/x-ndjson"}), streamed=True)
+    pieces = body_pieces({"content-type": "text/csv; charset=utf-8"}, Sender((0, 5), (0, 6)), uploads)
+    assert [len(piece) async for piece in pieces] == [5, 6]
+    with pytest.raises(NotJson):
+        await anext(body_pieces(JSON, Sender((0, 5)), uploads))
