@@ -113,9 +113,7 @@ class Gate:
         outbound = _Outbound(send, request_id, before=lambda status: _record(system, visit, status))
         try:
             await _refuse_repeated(system, scope)
-            principal = (
-                ANONYMOUS if self._is_open(system, scope) else await _authenticate(system, scope, headers, request_id)
-            )
+            principal = await self._principal(system, scope, headers, request_id)
             visit.caller = caller_of(scope, headers, request_id, template, principal)
             if principal is not ANONYMOUS:
                 outbound.allowance = await system.quotas.spend(principal.subject)
@@ -174,6 +172,13 @@ class Gate:
         task = asyncio.create_task(record())
         self._recording.add(task)
         task.add_done_callback(self._recording.discard)
+
+    async def _principal(self, system: System, scope: Scope, headers: Mapping[str, str], request_id: UUID) -> Principal:
+        """Who asks: nobody in particular where the route is open. Raises Unauthenticated or TooManyRequests."""
+        if not self._is_open(system, scope):
+            return await _authenticate(system, scope, headers, request_id)
+        await _spend_anonymous(system, scope)
+        return ANONYMOUS
 
     def _is_open(self, system: System, scope: Scope) -> bool:
         if not system.demo:

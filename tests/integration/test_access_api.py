@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import jwt
 import psycopg
 import pytest
 
@@ -339,3 +340,63 @@ def test_an_answer_is_given_again_only_to_who_may_still_see_it(server: Server, i
     withdrawn = httpx.delete(f"{server.url}{BASE}/care-team/{clinician}/{patient}", headers=admin)
     assert withdrawn.status_code == 204
     assert ask().status_code == 403
+
+
+@pytest.mark.requirement("S2")
+def test_above_the_ceiling_break_glass_is_confirmed_and_comes_first(people: People) -> None:
+    doctor, auditor = people("clinician"), people("auditor")
+
+    def breaking(patient: str, **more: str) -> httpx.Response:
+        return doctor.post("/break-glass", json={"patient_id": patient, "reason": REASON, **more})
+
+    assert [breaking(person("patient")).status_code for _ in range(3)] == [201] * 3
+    patient = str(uuid.uuid4())
+    refused = breaking(patient)
+    problem = refused.json()
+    assert (refused.status_code, problem["type"]) == (409, "urn:followup:problem:confirmation-needed")
+    assert patient not in refused.text
+    assert REASON not in refused.text
+    assert breaking(str(uuid.uuid4()), confirmation=problem["confirmation"]).status_code == 409
+    loud = breaking(patient.upper(), confirmation=problem["confirmation"])
+    assert loud.status_code == 201
+    first = auditor.get("/break-glass", params={"limit": 1, "unreviewed": "true"}).json()
+    assert first["items"][0]["id"] == loud.json()["id"]
+    assert first["items"][0]["above_ceiling"] is True
+    assert first["next_cursor"]
+    mine = doctor.get("/break-glass", params={"limit": 2}).json()
+    rest = doctor.get("/break-glass", params={"limit": 2, "cursor": mine["next_cursor"]}).json()
+    assert len({item["id"] for item in (*mine["items"], *rest["items"])}) == 4
+    for reason in ("..........", "\u200b" * 20, "\u3164" * 20, "aaaaaaaaaaaa"):
+        answer = doctor.post("/break-glass", json={"patient_id": patient, "reason": reason})
+        assert answer.status_code == 422
+
+
+def test_another_spelling_is_the_same_person(people: People) -> None:
+    admin_sub, doctor_sub, patient = (str(uuid.uuid4()) for _ in range(3))
+    admin, doctor = people("admin", "clinician", subject=admin_sub), people("clinician", subject=doctor_sub)
+    for own in (admin_sub, admin_sub.upper(), admin_sub.title()):
+        assert admin.put(f"/care-team/{own}/{patient}").status_code == 403
+    assert admin.put(f"/care-team/{doctor_sub.upper()}/{patient.upper()}").status_code == 200
+    eventually_answers(doctor, NOTE, 200, json=note(patient))
+    assert doctor.post(NOTE, json=note(patient.upper())).status_code == 200
+    shown = people("patient", subject=patient.upper()).get("/predictions/history").json()["items"]
+    assert {record["patient_id"] for record in shown} == {patient}
+    assert len(shown) == 2
+    assert admin.delete(f"/care-team/{doctor_sub}/{patient.title()}").status_code == 204
+    eventually_answers(doctor, NOTE, 403, json=note(patient))
+
+
+def test_a_login_without_a_name_is_revoked_by_its_person_and_its_moment(people: People, issuer: DevIssuer) -> None:
+    subject, signed_in = str(uuid.uuid4()), int(time.time()) - 60
+    claims = jwt.decode(issuer.token(["clinician"], subject), options={"verify_signature": False})
+    del claims["origin_jti"]
+    unnamed = people("clinician", subject=subject, auth_time=signed_in, origin_jti=None)
+    assert unnamed.get("/models").status_code == 401  # null is no name: such tokens leave the claim out
+    key = issuer._key
+    token = jwt.encode({**claims, "auth_time": signed_in}, key, algorithm="RS256", headers={"kid": "followup-demo-1"})
+    with httpx.Client(base_url=people.url + BASE, headers={"Authorization": f"Bearer {token}"}) as nameless:
+        assert nameless.get("/models").status_code == 200
+        body = {"kind": "origin_jti", "value": f"{subject.upper()}@{signed_in}"}
+        assert people("admin").post("/access/revocations", json=body).status_code == 204
+        assert nameless.get("/models").status_code == 401
+    assert people("clinician", subject=subject).get("/models").status_code == 200  # another login goes on
