@@ -22,6 +22,7 @@ _PROBLEMS: Final = {
     "413": "Body over {largest} KiB",
     "415": "Not application/json",
     "422": "Not of the form of this call",
+    "431": "The head is over 16 KiB or 100 fields",
     "429": "Over quota; see Retry-After and RateLimit-Reset",
     "500": "Our fault",
     "503": "Overloaded, or the audit trail cannot be written; see Retry-After",
@@ -100,7 +101,15 @@ def _success(route: Route) -> dict[str, Any]:
     if route.response is None:
         return {"description": route.summary}
     schema = {"$ref": _REFERENCE.format(model=route.response.__name__)}
-    return {"description": route.summary, "content": {"application/json": {"schema": schema}}}
+    success: dict[str, Any] = {"description": route.summary, "content": {"application/json": {"schema": schema}}}
+    if route.bento and route.body is not None:
+        success["headers"] = {
+            "Idempotent-Replayed": {
+                "description": "`true` where the first answer under this Idempotency-Key is given again.",
+                "schema": {"type": "string", "enum": ["true"]},
+            }
+        }
+    return success
 
 
 def _clean(schema: dict[str, Any]) -> dict[str, Any]:

@@ -6,12 +6,17 @@ import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Engine, inspect, text
+from sqlalchemy.exc import ProgrammingError
 
+from database.engine import open_async_engine, open_engine
 from database.migrate import downgrade, upgrade
+from database.safety import refuse_powerful_role
 from database.tables import PARTITIONED, Table
+from embedded.postgres import EmbeddedPostgres
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -67,3 +72,46 @@ def test_a_month_that_cannot_be_made_keeps_no_other_from_being_made(engine: Engi
     with engine.begin() as connection:
         assert connection.execute(text("SELECT ensure_partitions(6)")).scalar() == 3 * 3 - 1
         assert connection.execute(text("SELECT ensure_partitions(1000000)")).scalar() == 3 * 18
+
+
+OF_THE_OLD_SERVER = (
+    "INSERT INTO care_team (clinician, patient_id, granted_by) VALUES ('c', 'p', 'a')"
+    " ON CONFLICT (clinician, patient_id) DO UPDATE SET until = excluded.until",
+    "UPDATE care_team SET until = now()",
+    "INSERT INTO break_glass (id, clinician, patient_id, key_id, reason, started_at, expires_at) VALUES"
+    " (gen_random_uuid(), 'c', 'p', gen_random_uuid(), '', now(), now() + interval '5 minutes')",
+    "UPDATE break_glass SET reviewed_by = 'a', reviewed_at = now()",
+    "INSERT INTO revocations (kind, value, revoked_by) VALUES ('sub', 's', 'a') ON CONFLICT (kind, value)"
+    " DO UPDATE SET until = excluded.until",
+    "INSERT INTO login_sessions VALUES ('x', now()) ON CONFLICT (session) DO UPDATE SET last_seen = now()",
+    "DELETE FROM login_sessions WHERE last_seen < now()",
+    "DELETE FROM idempotency_keys WHERE created_at < now()",
+    "SELECT ensure_partitions(3)",
+)
+
+
+async def test_servers_of_before_go_on_until_the_last_step_of_an_upgrade(
+    postgres: EmbeddedPostgres, empty_database_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    owner = open_engine(empty_database_url)
+    app = open_engine(postgres.url_as("followup_app", empty_database_url))
+    server = open_async_engine(postgres.url_as("followup_app", empty_database_url), pool_size=1)
+    upgrade(owner, "0004")
+    for statement in OF_THE_OLD_SERVER:
+        with app.begin() as connection:
+            connection.execute(text(statement))
+    await refuse_powerful_role(server)
+    assert "alembic upgrade head" in caplog.text
+    caplog.clear()
+    upgrade(owner)
+    for statement in OF_THE_OLD_SERVER[:-1]:
+        with pytest.raises(ProgrammingError, match="permission denied"), app.begin() as connection:
+            connection.execute(text(statement))
+    await refuse_powerful_role(server)
+    assert caplog.text == ""
+    downgrade(owner, "0004")
+    with app.begin() as connection:
+        connection.execute(text(OF_THE_OLD_SERVER[0]))
+    await server.dispose()
+    app.dispose()
+    owner.dispose()
