@@ -168,6 +168,8 @@ def network_of(address: str | None) -> str:
         parsed = ip_address(address)
     except ValueError:
         return "unknown"
+    if parsed.version == 6 and parsed.ipv4_mapped is not None:  # as a socket for both kinds names them
+        parsed = parsed.ipv4_mapped
     if parsed.version == 4:
         return str(parsed)
     return f"{int(parsed) >> (128 - _IPV6_NETWORK_BITS):x}"

@@ -25,6 +25,7 @@ LARGEST_HEAD_BYTES: Final = 16 * 1024
 MOST_FIELDS: Final = 100
 LONGEST_HEAD_S: Final = 10.0
 _HEADS: Final = f"At most {LARGEST_HEAD_BYTES} bytes and {MOST_FIELDS} fields are taken."
+_MOST_PIPELINED: Final = 16  # one read may hold thousands of small requests, each of which would be kept
 _PROBES: Final = (b"/livez", b"/readyz")
 _LONGEST_AFTERMATH_S: Final = 2.0  # how long what comes behind an answer is read, so that the answer arrives
 _LARGEST_AFTERMATH_BYTES: Final = 1024 * 1024
@@ -166,6 +167,9 @@ class GuardedProtocol(HttpToolsProtocol):
         self.table.connections.works(self)
         if self._room is Room.PROBES and self.url.partition(b"?")[0] not in _PROBES:
             self._fault = Overloaded("There are too many connections.", retry_after_s=5)
+            raise _Refused
+        if len(self.pipeline) >= _MOST_PIPELINED:
+            self._fault = Overloaded("There are too many requests behind one another.", retry_after_s=1)
             raise _Refused
         super().on_headers_complete()
 

@@ -309,6 +309,16 @@ async def test_a_websocket_counts_until_it_ends() -> None:
         await eventually(lambda: not len(server.connections))
 
 
+async def test_requests_behind_one_another_are_answered_in_order_and_limited_in_number() -> None:
+    async with guarded() as server:
+        few = b"".join(b"GET /%d HTTP/1.1\r\nHost: h\r\n\r\n" % number for number in range(10))
+        answer = await server.ask(few + LIVEZ)
+        assert answer.count(b"HTTP/1.1 200") == 11
+        with pytest.raises(ConnectionError):
+            await server.ask(b"GET / HTTP/1.1\r\n\r\n" * 10_000)
+        assert len(server.app.headers) < 40
+
+
 @pytest.mark.parametrize("sent", [b"\x16\x03\x01\x02\x00", b"HELO\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"\x00" * 100])
 async def test_what_is_no_http_is_400_and_is_not_repeated(sent: bytes) -> None:
     async with guarded() as server:

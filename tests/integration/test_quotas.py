@@ -154,6 +154,9 @@ async def test_who_has_no_token_is_counted_by_address_or_network(
     assert await passes("192.0.2.2")
     assert [await passes(f"2001:db8::{n}") for n in range(4)] == [True, True, True, False]
     assert await passes("2001:db8:0:1::1")
+    assert [await passes("::ffff:192.0.2.7") for _ in range(4)] == [True, True, True, False]
+    assert await passes("::ffff:192.0.2.8")
+    assert not await passes("192.0.2.7")
     assert [await passes(address) for address in (None, "a socket", None, "")] == [True, True, True, False]
 
 
