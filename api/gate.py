@@ -7,19 +7,18 @@ nothing leaves before the trail has it: predictions write their own records, for
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Final
 from uuid import UUID, uuid4
 
 from starlette.middleware.cors import CORSMiddleware
-from starlette.responses import PlainTextResponse, Response
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from access.policy import require
 from access.principal import ANONYMOUS, Principal
-from access.quotas import Allowance
 from api.admission import (
     as_uuid,
     body_pieces,
@@ -31,28 +30,23 @@ from api.admission import (
     read_body,
     refuse_repeated,
 )
-from api.problems import MEDIA_TYPE, as_followup_error, problem_response, rate_limit_headers
+from api.disconnect import Replay, run_unless_disconnected
+from api.outbound import Outbound
+from api.problems import as_followup_error, problem_response
 from api.routing import Admitted, RouteTable
 from api.system import Readiness, System
 from api.visit import ABANDONED, Visit
 from errors import (
     AuditUnavailable,
     FollowupError,
-    InternalFault,
     InvalidInput,
-    MethodNotAllowed,
-    NotFound,
-    Overloaded,
     TooManyRequests,
     Unauthenticated,
-    Unavailable,
 )
 
 log = logging.getLogger(__name__)
 
 PROBES: Final = frozenset({"/livez", "/readyz"})
-_WATCH_FOR_DISCONNECT_AFTER_S: Final = 0.25
-_LONGEST_REQUEST_S: Final = 30.0  # before BentoML's own limit, whose answer would not be ours
 
 
 class Gate:
@@ -105,12 +99,12 @@ class Gate:
         headers = headers_of(scope)
         request_id = as_uuid(headers.get("x-request-id")) or uuid4()
         if scope["path"] in PROBES:
-            await self._probe(scope, receive, _Outbound(send, request_id))
+            await self._probe(scope, receive, Outbound(send, request_id))
             return
         system = self._system()
         template = self._table.template(scope["method"], scope["path"])
         visit = Visit(caller_of(scope, headers, request_id, template, ANONYMOUS))
-        outbound = _Outbound(send, request_id, before=lambda status: _record(system, visit, status))
+        outbound = Outbound(send, request_id, before=lambda status: _record(system, visit, status))
         try:
             await _refuse_repeated(system, scope)
             principal = await self._principal(system, scope, headers, request_id)
@@ -139,7 +133,7 @@ class Gate:
                 outbound.allowance = await system.quotas.spend(admitted.principal.subject, more)
             scope.setdefault("state", {})["admitted"] = admitted
             if route.bento:
-                await _run_unless_disconnected(self._app, scope, _Replay(raw, receive), outbound)
+                await run_unless_disconnected(self._app, scope, Replay(raw, receive), outbound)
             else:
                 assert route.handler is not None
                 response = await route.handler(system, admitted)
@@ -154,7 +148,7 @@ class Gate:
             if not outbound.started:
                 self._record_later(system, visit)
 
-    async def _probe(self, scope: Scope, receive: Receive, outbound: "_Outbound") -> None:
+    async def _probe(self, scope: Scope, receive: Receive, outbound: Outbound) -> None:
         """BentoML answers, but for the one word that it does not know; what is amiss is for those with a token."""
         asked = scope["path"] == "/readyz" and scope["method"] in {"GET", "HEAD"}
         if asked and self._system().readiness is Readiness.DEGRADED:
@@ -197,124 +191,6 @@ async def _record(system: System, visit: Visit, status: int) -> None:
         await system.trail.event(visit.event(status))
 
 
-class _Outbound:
-    """Adds the headers of every answer, and replaces error pages that are not ours by problem documents.
-
-    `before` is awaited with the status before anything of the answer leaves; when it raises, the answer does not.
-    """
-
-    def __init__(self, send: Send, request_id: UUID, before: Callable[[int], Awaitable[None]] | None = None) -> None:
-        self._send = send
-        self._request_id = request_id
-        self._before = before
-        self._replacing = False
-        self.status = 0
-        self.allowance: Allowance | None = None
-
-    @property
-    def started(self) -> bool:
-        return self.status != 0
-
-    async def __call__(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
-            await self._start(message)
-        elif not self._replacing:
-            await self._send(message)
-
-    async def _start(self, message: MutableMapping[str, Any]) -> None:
-        self.status = message["status"]
-        headers = [(name, value) for name, value in message["headers"] if name.lower() != b"server"]
-        media_type = next((value for name, value in headers if name.lower() == b"content-type"), b"")
-        error: FollowupError | None = None
-        if self.status >= 400 and self.status != ABANDONED and not media_type.startswith(MEDIA_TYPE.encode()):
-            error = _error_for(self.status)
-        if self._before is not None:
-            try:
-                await self._before(self.status)
-            except AuditUnavailable as unavailable:
-                if self.status != unavailable.status:
-                    error = unavailable
-        if error is not None:
-            self._replacing = True
-            self.status = int(error.status)
-            await problem_response(error, self._request_id)({"type": "http"}, _nothing, self._replace)
-            return
-        await self._send({**message, "headers": [*headers, *self._common_headers(), *self._rate_limit(headers)]})
-
-    async def _replace(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
-            message = {**message, "headers": [*message["headers"], *self._common_headers()]}
-        await self._send(message)
-
-    def _rate_limit(self, headers: Sequence[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-        allowance = self.allowance
-        if allowance is None or any(name.lower() == b"ratelimit-limit" for name, _ in headers):
-            return []
-        shown = rate_limit_headers(allowance.limit, allowance.remaining, allowance.reset_s)
-        return [(name.lower().encode(), value.encode()) for name, value in shown.items()]
-
-    def _common_headers(self) -> list[tuple[bytes, bytes]]:
-        return [
-            (b"x-request-id", str(self._request_id).encode()),
-            (b"cache-control", b"no-store"),
-            (b"x-content-type-options", b"nosniff"),
-        ]
-
-
-class _Replay:
-    """Gives the body that was read already to whoever reads it next, then what the client sends after."""
-
-    def __init__(self, body: bytes, receive: Receive) -> None:
-        self._body: bytes | None = body
-        self._receive = receive
-
-    async def __call__(self) -> Message:
-        if self._body is None:
-            return await self._receive()
-        body, self._body = self._body, None
-        return {"type": "http.request", "body": body, "more_body": False}
-
-
-async def _run_unless_disconnected(app: ASGIApp, scope: Scope, receive: _Replay, send: Send) -> None:
-    """Run the application; when it takes long, watch the client, and give up once it has gone.
-
-    A prediction that nobody waits for any more would only make the others wait longer.
-    """
-    loop = asyncio.get_running_loop()
-    running = asyncio.current_task()
-    assert running is not None
-    watcher: asyncio.Task[None] | None = None
-    gone = False
-
-    async def watch() -> None:
-        nonlocal gone
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        gone = True
-        running.cancel()
-
-    def start_watching() -> None:
-        nonlocal watcher
-        watcher = loop.create_task(watch())
-
-    timer = loop.call_later(_WATCH_FOR_DISCONNECT_AFTER_S, start_watching)
-    try:
-        async with asyncio.timeout(_LONGEST_REQUEST_S):
-            await app(scope, receive, send)
-    except TimeoutError as error:
-        raise Overloaded("The answer took too long.", retry_after_s=5) from error
-    except asyncio.CancelledError:
-        if not gone:
-            raise
-        running.uncancel()
-        # To nobody, but BentoML's layers around this one wait for an answer until their own time limit.
-        await Response(status_code=ABANDONED)(scope, receive, send)
-    finally:
-        timer.cancel()
-        if watcher is not None:
-            watcher.cancel()
-
-
 def _shared_with(origins: Sequence[str], app: ASGIApp) -> ASGIApp:
     """Pages of these origins may call from a browser (CORS); a preflight tells nothing and leaves nothing on record."""
     if not origins:
@@ -329,10 +205,6 @@ def _shared_with(origins: Sequence[str], app: ASGIApp) -> ASGIApp:
             *("RateLimit-Limit", "RateLimit-Remaining", "RateLimit-Reset"),
         ],
     )
-
-
-async def _nothing() -> Message:
-    return {"type": "http.disconnect"}
 
 
 async def _authenticate(system: System, scope: Scope, headers: Mapping[str, str], request_id: UUID) -> Principal:
@@ -361,16 +233,3 @@ async def _refuse_repeated(system: System, scope: Scope) -> None:
 async def _spend_anonymous(system: System, scope: Scope) -> None:
     client = scope.get("client")
     await system.quotas.spend_anonymous(client[0] if client else None)
-
-
-def _error_for(status: int) -> FollowupError:
-    """Our words for an error that BentoML or Starlette answered with."""
-    if status == 404:
-        return NotFound("There is nothing at this address.")
-    if status == 405:
-        return MethodNotAllowed("Another method is needed at this address.")
-    if status in {408, 429, 503, 504}:
-        return Unavailable("The server is busy.", retry_after_s=1)
-    if status < 500:
-        return InvalidInput("The request does not have the form of this call.")
-    return InternalFault("The server's log has more, under this request id.")
