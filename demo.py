@@ -16,6 +16,7 @@ from database.tables import CareTeamMember
 from embedded.postgres import EmbeddedPostgres
 from embedded.shared_server import private_folder, write_once
 from embedded.valkey import EmbeddedValkey
+from errors import SetupError
 from settings import owner_database_url
 
 HOME: Final = Path(".followup")
@@ -31,7 +32,15 @@ class Demo:
         self._valkey = None if {"REDIS_HOST", "REDIS_SOCKET"} & os.environ.keys() else EmbeddedValkey(self.home)
 
     def start(self) -> Mapping[str, str]:
-        """Start or join the servers and bring the schema up to date. Returns the environment of the server."""
+        """Start or join the servers and bring the schema up to date. Returns the environment of the server.
+
+        Raises SetupError where the environment names a database that nobody called a demo's.
+        """
+        if self._postgres is None and os.environ.get("FOLLOWUP_MODE") != "demo":
+            raise SetupError(
+                "DATABASE_URL is set, and a demo would put made-up people into that database: unset it, or set"
+                " FOLLOWUP_MODE=demo if it is meant."
+            )
         environment = {
             "FOLLOWUP_MODE": "demo",
             "FOLLOWUP_HOME": str(self.home),

@@ -10,6 +10,7 @@ reviewers see. A site may choose to refuse it instead.
 
 import base64
 import binascii
+import hmac
 import logging
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -33,7 +34,7 @@ log = logging.getLogger(__name__)
 LONGEST_REASON: Final = 500
 LONGEST_MINUTES: Final = 60
 MINUTES_ABOVE_CEILING: Final = 10
-_CONFIRMED_WITHIN_S: Final = 300
+_CONFIRMED_WITHIN_MINUTES: Final = 5
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _ROW: Final = Row.__table__.c
 
@@ -124,7 +125,6 @@ class BreakGlass:
         """
         break_id = uuid4()
         key = await self._keys.current(f"patient:{patient_id}")
-        confirmations = self._confirmations(principal.subject, patient_id)
         ceiling = self._ceiling
         row = await changed(
             self._engine,
@@ -138,7 +138,7 @@ class BreakGlass:
                 key_id=key.id,
                 reason=key.seal(reason.encode(), _bound_to(break_id)),
                 minutes=minutes,
-                confirmed=confirmation in confirmations,
+                confirmed=self._confirmed(principal.subject, patient_id, confirmation or ""),
                 most_open=ceiling.most_open,
                 most_a_day=ceiling.most_a_day,
                 hard_stop=ceiling.hard_stop,
@@ -146,7 +146,7 @@ class BreakGlass:
         )
         assert row is not None
         if row["ends"] is None:
-            self._refuse(row, confirmations[0])
+            self._refuse(row, principal.subject, patient_id)
         above = row["outcome"] == "above"
         self._changed(principal.subject, patient_id)
         self._alarm(above)
@@ -156,24 +156,34 @@ class BreakGlass:
             log.error("break-glass: %s is above the ceiling; see its review first", break_id)
         return Broken(break_id, row["ends"])
 
-    def _refuse(self, row: Mapping[str, Any], confirmation: str) -> NoReturn:
+    def _refuse(self, row: Mapping[str, Any], clinician: str, patient_id: str) -> NoReturn:
         uses = f"{row['open_now']} uses are open and not reviewed, {row['of_the_day']} were made in a day."
         if row["outcome"] == "stopped":
             raise Forbidden(f"{uses} The next one has to wait for their review.")
         raise ConfirmationNeeded(
             f"{uses} Another one lasts {MINUTES_ABOVE_CEILING} minutes and is reviewed first. If it cannot wait, send"
             " the same again with this confirmation, within five minutes.",
-            confirmation=confirmation,
+            confirmation=self._confirmation(clinician, patient_id, row["of_the_day"], self._minute()),
         )
 
-    def _confirmations(self, clinician: str, patient_id: str) -> tuple[str, str]:
-        """Those of this moment and of the one before: each is for one clinician, one patient and a few minutes."""
-        moment = int(self._clock() // _CONFIRMED_WITHIN_S)
+    def _minute(self) -> int:
+        return int(self._clock() // 60)
 
-        def at(number: int) -> str:
-            return self._digest(f"{clinician}|{patient_id}|{number}".encode()).hex()[:32]
+    def _confirmation(self, clinician: str, patient_id: str, uses: int, minute: int) -> str:
+        """For one clinician, one patient, the next use after so many of the day, and the minutes from this one on."""
+        return f"{uses}.{self._digest(f'{clinician}|{patient_id}|{uses}|{minute}'.encode()).hex()[:32]}"
 
-        return at(moment), at(moment - 1)
+    def _confirmed(self, clinician: str, patient_id: str, confirmation: str) -> int | None:
+        """After how many uses of the day this confirms the next, None where it confirms nothing."""
+        uses = confirmation.partition(".")[0]
+        if not (uses.isascii() and uses.isdigit() and len(uses) <= 6):
+            return None
+        last = self._minute()
+        for minute in range(last - _CONFIRMED_WITHIN_MINUTES + 1, last + 1):
+            made = self._confirmation(clinician, patient_id, int(uses), minute)
+            if hmac.compare_digest(made.encode(), confirmation.encode()):
+                return int(uses)
+        return None
 
     async def listing(
         self, principal: Principal, *, unreviewed: bool = False, limit: int = 50, cursor: str | None = None

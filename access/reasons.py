@@ -4,6 +4,7 @@ import unicodedata
 from typing import Final
 
 SHORTEST_REASON: Final = 10
+_TURNING: Final = frozenset({"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"})
 _INVISIBLE: Final = frozenset("\u115f\u1160")  # Hangul fillers are letters, and so is what NFKC makes of their like
 
 
@@ -15,5 +16,10 @@ def says_something(text: str, *, letters: int = 3) -> bool:
 
 
 def explains(text: str) -> bool:
-    """Whether it says enough for somebody who reviews it: ten characters, eight of them letters or digits."""
+    """Whether it says enough for somebody who reviews it: ten characters, eight of them letters or digits.
+
+    Signs that steer a terminal or turn what is read round have no place in it.
+    """
+    if any(unicodedata.category(sign) == "Cc" or unicodedata.bidirectional(sign) in _TURNING for sign in text):
+        return False
     return len(unicodedata.normalize("NFKC", text).strip()) >= SHORTEST_REASON and says_something(text, letters=8)

@@ -5,6 +5,7 @@ Everything here looks at something a stranger sent; nothing of it appears in an 
 
 import asyncio
 import ipaddress
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, Final
 from urllib.parse import parse_qsl
@@ -18,11 +19,12 @@ from access.principal import Principal, Role
 from api.problems import faults_of
 from api.routing import Intake, Route
 from audit.record import Caller
-from errors import BodyTooLarge, BodyTooSlow, InvalidInput, MalformedJson, NotJson
+from errors import BodyTooLarge, BodyTooSlow, InvalidInput, MalformedJson, NotJson, Overloaded
 from inference.pipeline import Idempotency
 
 _LONGEST_LENGTH: Final = 15  # digits
 _SLOWEST_START_S: Final = 10.0
+_FREE_BYTES: Final = 64 * 1024
 _SLOWEST_BYTES_A_S: Final = 10 * 1024
 _LONGEST_USER_AGENT: Final = 256
 _SINGLE_HEADERS: Final = (b"authorization", b"content-type", b"content-encoding", b"idempotency-key", b"x-request-id")
@@ -60,9 +62,48 @@ async def body_pieces(headers: Mapping[str, str], receive: Receive, intake: Inta
             return
 
 
-async def read_body(headers: Mapping[str, str], receive: Receive, intake: Intake) -> bytes:
-    """The whole body. Raises what `body_pieces` raises."""
-    return b"".join([piece async for piece in body_pieces(headers, receive, intake)])
+class BodyBudget:
+    """How much of bodies that are on their way is kept in memory, in all and for one caller.
+
+    What a plain body may have is free; without a bound on the rest, one person with many connections has it all.
+    """
+
+    def __init__(self, *, in_all: int = 256 * 2**20, by_caller: int = 32 * 2**20) -> None:
+        self._in_all = in_all
+        self._by_caller = by_caller
+        self._kept: Counter[str] = Counter()
+        self._total = 0
+
+    def charge(self, subject: str, size: int) -> None:
+        """Raises Overloaded, and then charges nothing."""
+        if self._total + size > self._in_all or self._kept[subject] + size > self._by_caller:
+            raise Overloaded("Too much is being sent at once.", retry_after_s=1)
+        self._total += size
+        self._kept[subject] += size
+
+    def release(self, subject: str, size: int) -> None:
+        self._total -= size
+        self._kept[subject] -= size
+        if not self._kept[subject]:
+            del self._kept[subject]
+
+
+async def read_body(
+    headers: Mapping[str, str], receive: Receive, intake: Intake, budget: BodyBudget, subject: str
+) -> bytes:
+    """The whole body. Raises what `body_pieces` raises, and Overloaded."""
+    pieces, size, charged = [], 0, 0
+    try:
+        async for piece in body_pieces(headers, receive, intake):
+            pieces.append(piece)
+            size += len(piece)
+            if (more := size - _FREE_BYTES - charged) > 0:
+                budget.charge(subject, more)
+                charged += more
+        return b"".join(pieces)
+    finally:
+        if charged:
+            budget.release(subject, charged)
 
 
 _PURPOSES: Final = (  # HL7 v3 PurposeOfUse, by the role that decides it

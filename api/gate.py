@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from access.policy import require
 from access.principal import ANONYMOUS, Principal
 from api.admission import (
+    BodyBudget,
     as_uuid,
     body_pieces,
     caller_of,
@@ -57,6 +58,7 @@ class Gate:
         self._table = table
         self._system = system
         self._recording: set[asyncio.Task[None]] = set()
+        self._budget = BodyBudget()
         self._entrance: ASGIApp | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -119,7 +121,7 @@ class Gate:
             if route.intake.streamed:
                 body = body_pieces(headers, receive, route.intake)
             elif route.body is not None:
-                raw = await read_body(headers, receive, route.intake)
+                raw = await read_body(headers, receive, route.intake, self._budget, principal.subject)
                 body = parse_body(route, raw)
             admitted = Admitted(
                 principal=principal,

@@ -23,7 +23,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from audit.envelope import KEY_BYTES, Envelope, KeyedDigest, derive
 from audit.key_encryption import KeyRing
 from database.tables import DataKey as Row
-from errors import AuditUnavailable, InternalFault
+from errors import AuditUnavailable, InternalFault, SetupError
 
 log = logging.getLogger(__name__)
 
@@ -88,8 +88,14 @@ class DataKeys:
         self._secrets: dict[str, bytes] = {}
 
     async def open(self) -> None:
-        """Load or make the system's key. Raises AuditUnavailable without a database, InternalFault with a wrong key."""
-        self._system = await self.current(SYSTEM)
+        """Load or make the system's key. Raises AuditUnavailable without a database, SetupError with a wrong key."""
+        try:
+            self._system = await self.current(SYSTEM)
+        except InternalFault as error:
+            raise SetupError(
+                "The database's keys do not open with ENCRYPTION_KEY (or KMS_KEY_ID): it is another one, or an older"
+                " one is missing in ENCRYPTION_KEYS_OLD."
+            ) from error
         self._following = asyncio.create_task(self._follow(), name="data-keys")
 
     async def close(self) -> None:

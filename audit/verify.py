@@ -567,6 +567,8 @@ class ProofVerification:
             self.report.find("answer", index, "that is not the answer which the record is committed to")
         else:
             self.said += ", and the answer is the one that was given"
+            if is_batch(self._answer):
+                self.said += ": this item of the batch; the rest of the file was not compared"
 
     def _growth(self, document: Mapping[str, Any]) -> None:
         if self._answer is not None:
@@ -611,13 +613,20 @@ def _path(parts: Any) -> list[bytes]:
 
 def answer_to(answer: Mapping[str, Any], prediction_id: str) -> Mapping[str, Any]:
     """The answer itself, or the item of a batch that answers this prediction. Raises Malformed without one."""
-    if answer.get("prediction_id") == prediction_id:
-        return answer
-    items = answer.get("items")
-    for item in items if isinstance(items, list) else ():
-        if isinstance(item, dict) and item.get("prediction_id") == prediction_id:
-            return item
-    raise Malformed("it answers another prediction")
+    if not is_batch(answer):
+        if answer.get("prediction_id") == prediction_id:
+            return answer
+        raise Malformed("it answers another prediction")
+    found = [item for item in answer["items"] if isinstance(item, dict) and item.get("prediction_id") == prediction_id]
+    if len(found) != 1:
+        raise Malformed("it answers another prediction")
+    item: Mapping[str, Any] = found[0]
+    return item
+
+
+def is_batch(answer: Mapping[str, Any]) -> bool:
+    """Whether it is the answer of a batch and nothing else, so that each item is committed to by itself."""
+    return isinstance(answer.get("items"), list) and answer.keys() <= {"items", "model", "metadata"}
 
 
 def commitment_to(answer: Mapping[str, Any]) -> bytes:
@@ -1137,6 +1146,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--answer", type=Path, help="with a proof: the answer that was given, to be compared")
     parser.add_argument("--json", action="store_true", help="for machines")
     options = parser.parse_args(arguments)
+    options.key = (options.key or "").strip() or None  # an empty variable of the shell is no key
     try:
         report, shown = _look(options)
     except (OSError, Malformed) as error:
@@ -1168,6 +1178,8 @@ def _look(options: argparse.Namespace) -> tuple[Report, list[str]]:
             raise NoKey("the export names no verifier key: give one with --key")
         source.seek(0)
         report = verify(lines_of(source), options.key, anchors, growth)
+    if report.holds and not report.checkpoints:  # such a file anybody can write
+        raise Malformed("nothing in it is signed: there is nothing to verify")
     return report, show(report, key_was_given=options.key is not None).split("\n")
 
 

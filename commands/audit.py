@@ -78,6 +78,7 @@ def restored(reason: Annotated[str, typer.Option(help="Why; kept in plain, so na
     from datetime import UTC, datetime
 
     from access.principal import Role
+    from access.reasons import says_something
     from audit.anchor import anchor_place
     from audit.checkpoint import Signer
     from audit.last_signed import LastSigned
@@ -85,6 +86,8 @@ def restored(reason: Annotated[str, typer.Option(help="Why; kept in plain, so na
     from commands.operator import operating
     from settings import load_sealer_settings
 
+    if not says_something(reason):
+        raise SetupError("The reason must say something, in words.")
     settings = load_sealer_settings()
     signer = Signer.load(settings.key_file, settings.audit_origin)
     last = LastSigned(signer.verifier, settings.state_file)

@@ -11,6 +11,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 log = logging.getLogger(__name__)
 
 _MONTHS_AHEAD: Final = 3
+_MISSING: Final = text(
+    "SELECT parent FROM unnest(ARRAY['ml_predictions', 'audit_events', 'ml_performance_logs']) AS parent"
+    " WHERE to_regclass(parent || to_char((now() AT TIME ZONE 'UTC') + interval '1 month', '_YYYYMM')) IS NULL"
+)
 
 
 class Maintenance:
@@ -40,6 +44,13 @@ class Maintenance:
     async def once(self) -> None:
         """Make partitions for the next months, forget first answers that nobody will ask for again."""
         async with self._engine.begin() as connection:
-            await connection.execute(text("SET LOCAL lock_timeout = '5s'"))
+            # Whoever waits for such a lock holds up everybody who writes behind it, and a reader may keep theirs for
+            # ever: months are made ahead, so there is time to try again.
+            await connection.execute(text("SET LOCAL lock_timeout = '100ms'"))
             await connection.execute(text("SELECT ensure_partitions(:months)"), {"months": _MONTHS_AHEAD})
             await connection.execute(text("SELECT forget_idempotency_keys()"))
+            missing = (await connection.execute(_MISSING)).scalars().all()
+        if missing:
+            log.error(
+                "maintenance: next month has no partition of %s yet: does a transaction stay open?", ", ".join(missing)
+            )

@@ -167,6 +167,8 @@ class EmbeddedPostgres:
                     )
                     connection.execute(statement)
             connection.execute("GRANT pg_signal_backend TO followup_sealer")
+            # A role that only reads must leave connections for those who write.
+            connection.execute("ALTER ROLE followup_auditor CONNECTION LIMIT 10")
             if not connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [DATABASE]).fetchone():
                 connection.execute(
                     sql.SQL("CREATE DATABASE {} OWNER {}").format(sql.Identifier(DATABASE), sql.Identifier(OWNER))

@@ -29,5 +29,7 @@ if context.is_offline_mode():
 elif (handed_over := context.config.attributes.get("connection")) is not None:
     _run(handed_over)
 else:
+    if not owner_database_url():
+        raise SystemExit("Not set: OWNER_DATABASE_URL. docs/deploying.md says what it is.")
     with open_engine(owner_database_url()).begin() as opened:
         _run(opened)

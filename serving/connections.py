@@ -101,7 +101,9 @@ class Connections:
             self.refused["address"] += 1
             return Room.NONE
         room = Room.ANY
-        if len(self._addresses) >= self._limits.in_all and not self._evict_one(*self._waiting):
+        if len(self._addresses) >= self._limits.in_all:
+            self._evict_one(*self._waiting)
+        if len(self._addresses) >= self._limits.in_all:
             if len(self._addresses) >= self._limits.in_all + _FOR_PROBES:
                 self.refused["all"] += 1
                 return Room.NONE

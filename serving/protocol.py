@@ -8,6 +8,7 @@ api/admission.py.
 """
 
 import asyncio
+import re
 from collections.abc import Callable
 from functools import cached_property
 from typing import Any, ClassVar, Final
@@ -25,6 +26,7 @@ LARGEST_HEAD_BYTES: Final = 16 * 1024
 MOST_FIELDS: Final = 100
 LONGEST_HEAD_S: Final = 10.0
 _HEADS: Final = f"At most {LARGEST_HEAD_BYTES} bytes and {MOST_FIELDS} fields are taken."
+_HANDSHAKE_KEY: Final = re.compile(rb"[A-Za-z0-9+/]{22}==")
 _MOST_PIPELINED: Final = 16  # one read may hold thousands of small requests, each of which would be kept
 _PROBES: Final = (b"/livez", b"/readyz")
 _LONGEST_AFTERMATH_S: Final = 2.0  # how long what comes behind an answer is read, so that the answer arrives
@@ -58,6 +60,7 @@ class GuardedProtocol(HttpToolsProtocol):
         super().__init__(*arguments, **options)
         self._room = Room.NONE
         self._in_head = True
+        self._upgrades = False
         self._head_bytes = 0
         self._moved = False
         self._silent_bytes = 0  # inside a body, without any of it: chunk extensions, trailer fields
@@ -123,7 +126,9 @@ class GuardedProtocol(HttpToolsProtocol):
             while data and not self._refused:
                 data = self._feed_head(data) if self._in_head else self._feed_body(data)
         except httptools.HttpParserUpgrade:
-            if self._should_upgrade():
+            if self._upgrades and self.cycle is not None and not self.cycle.response_complete:
+                self._refuse(MalformedHttp("An upgrade waits for the answers before it."))  # they would be lost
+            elif self._upgrades:
                 self.handle_websocket_upgrade()
             else:  # answered as if nothing else had been wished for (RFC 9110 section 7.8); what follows is not read
                 self.cycle.keep_alive = False
@@ -159,8 +164,41 @@ class GuardedProtocol(HttpToolsProtocol):
             raise _Refused
         super().on_header(name, value)
 
+    def _should_upgrade(self) -> bool:
+        """Whether the head that is complete is a whole handshake (RFC 6455 section 4.2.1); uvicorn asks several times.
+
+        What only looks like one goes the way of any other request: it is limited, answered and on record. A body in
+        particular would never be waited for by anybody.
+        """
+        return self._upgrades
+
+    def _is_handshake(self) -> bool:
+        names = [name for name, _ in self.headers]
+        headers = dict(self.headers)
+        return (
+            self.parser.should_upgrade()
+            and super()._should_upgrade()
+            and self.parser.get_method() == b"GET"
+            and self.parser.get_http_version() == "1.1"
+            and not {b"content-length", b"transfer-encoding"} & headers.keys()
+            and names.count(b"sec-websocket-key") == names.count(b"sec-websocket-version") == 1
+            and headers[b"sec-websocket-version"] == b"13"
+            and _HANDSHAKE_KEY.fullmatch(headers[b"sec-websocket-key"]) is not None
+        )
+
+    def _refuse_ambiguous(self) -> None:
+        """What one server in a row may read otherwise than the next (RFC 9112 sections 3.2 and 6.1)."""
+        hosts = sum(name == b"host" for name, _ in self.headers)
+        if hosts > 1 or (hosts == 0 and self.parser.get_http_version() == "1.1"):
+            self._fault = MalformedHttp("A request names one Host.")
+            raise _Refused
+        if any(name == b"transfer-encoding" and value.lower() != b"chunked" for name, value in self.headers):
+            self._fault = MalformedHttp("A body is chunked or has a length, and nothing else.")
+            raise _Refused
+
     def on_headers_complete(self) -> None:
         self._in_head = False
+        self._upgrades = self._is_handshake()
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
@@ -168,6 +206,7 @@ class GuardedProtocol(HttpToolsProtocol):
         if self._room is Room.PROBES and self.url.partition(b"?")[0] not in _PROBES:
             self._fault = Overloaded("There are too many connections.", retry_after_s=5)
             raise _Refused
+        self._refuse_ambiguous()
         if len(self.pipeline) >= _MOST_PIPELINED:
             self._fault = Overloaded("There are too many requests behind one another.", retry_after_s=1)
             raise _Refused

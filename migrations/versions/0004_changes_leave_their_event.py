@@ -27,7 +27,8 @@ CREATE FUNCTION record_change(event jsonb, actions text[], principal text, patie
 RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     IF NOT coalesce(event->>'action' = ANY (actions), false)
-       OR NOT coalesce((event->>'status')::integer BETWEEN 200 AND 299, false) THEN
+       OR NOT coalesce((event->>'status')::integer BETWEEN 200 AND 299, false)
+       OR NOT coalesce(abs(extract(epoch FROM now() - (event->>'created_at')::timestamptz)) < 300, false) THEN
         RAISE EXCEPTION 'the event is not that of this change' USING ERRCODE = 'invalid_parameter_value';
     END IF;
     INSERT INTO audit_events (created_at, id, request_id, action, route, status, outcome, principal, roles, client_id,
@@ -86,7 +87,7 @@ END $$
 # lock makes one count after the other; no role that may read only can hold it up.
 BREAK_THE_GLASS = """
 CREATE FUNCTION break_the_glass(break_id uuid, who text, whom text, reason_key uuid, sealed_reason bytea,
-    minutes integer, confirmed boolean, most_open integer, most_a_day integer, hard_stop boolean, event jsonb)
+    minutes integer, confirmed integer, most_open integer, most_a_day integer, hard_stop boolean, event jsonb)
 RETURNS TABLE (outcome text, ends timestamptz, open_now integer, of_the_day integer)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = {schema}, pg_temp AS $$
 DECLARE
@@ -99,9 +100,10 @@ BEGIN
            count(*) FILTER (WHERE started_at > now() - interval '1 day')
         INTO open_now, of_the_day
         FROM break_glass WHERE canonical_subject(clinician) = member AND expires_at > now() - interval '1 day';
-    above := open_now >= most_open OR of_the_day >= most_a_day;
-    IF above AND (hard_stop OR NOT confirmed) THEN
-        outcome := CASE WHEN hard_stop THEN 'stopped' ELSE 'unconfirmed' END;
+    above := (open_now < most_open AND of_the_day < most_a_day) IS NOT TRUE;
+    -- A confirmation is for the next one after so many, and so for one.
+    IF above AND (hard_stop IS NOT FALSE OR confirmed IS DISTINCT FROM of_the_day) THEN
+        outcome := CASE WHEN hard_stop IS NOT FALSE THEN 'stopped' ELSE 'unconfirmed' END;
         RETURN NEXT;
         RETURN;
     END IF;
@@ -176,7 +178,7 @@ $$
 CHANGES = {
     "grant_care_team(text, text, integer, text, jsonb)": GRANT_CARE_TEAM,
     "withdraw_care_team(text, text, text, jsonb)": WITHDRAW_CARE_TEAM,
-    "break_the_glass(uuid, text, text, uuid, bytea, integer, boolean, integer, integer, boolean, jsonb)": (
+    "break_the_glass(uuid, text, text, uuid, bytea, integer, integer, integer, integer, boolean, jsonb)": (
         BREAK_THE_GLASS
     ),
     "review_break_glass(uuid, text, jsonb)": REVIEW_BREAK_GLASS,
@@ -207,6 +209,32 @@ MAY_READ = """
 NAMES_PATIENT = """EXISTS (
     SELECT FROM unnest(patients) AS named WHERE {named} = NULLIF(current_setting('followup.patient', true), ''))"""
 
+# What the server's own role may put into the log: nothing that a reader of it could not carry, and no statement of
+# the seal key, which it does not have; a copy of an old one would be a finding for ever.
+FITS = {
+    "audit_events": """
+        octet_length(concat(action, route, outcome, principal, roles, client_id, patient_id, target, user_agent))
+            <= 65536
+        AND coalesce(octet_length(detail), 0) <= 1048576
+        AND coalesce(array_ndims(patients), 1) = 1 AND coalesce(octet_length(patients::text), 0) <= 262144
+        AND action <> ALL (ARRAY['archive partition', 'restore trail'])
+    """,
+    "ml_predictions": """
+        octet_length(concat(route, model_name, model_version, model_digest, variant, principal, roles, client_id,
+            patient_id, user_agent)) <= 65536
+        AND octet_length(input) + octet_length(result) <= 4194304
+    """,
+}
+
+# A role that only reads must leave connections for those who write. Where the owner may not say so, an administrator
+# does: docs/deploying.md.
+LIMIT_READERS = """
+DO $$ BEGIN
+    ALTER ROLE followup_auditor CONNECTION LIMIT 10;
+EXCEPTION WHEN insufficient_privilege THEN NULL;
+END $$
+"""
+
 # Any role of the database may take an advisory lock, and so keep months from being made. Only who writes to this
 # table may hold up this lock.
 LOCK_BY_TABLE = "LOCK TABLE ml_performance_logs IN SHARE ROW EXCLUSIVE MODE"
@@ -232,6 +260,9 @@ def upgrade() -> None:
         op.execute(f"REVOKE ALL ON FUNCTION {name} FROM PUBLIC")
         op.execute(f"GRANT EXECUTE ON FUNCTION {name} TO followup_app")
     _relate("canonical_subject({})")
+    for table, fits in FITS.items():
+        op.execute(f"ALTER POLICY app_writes ON {table} WITH CHECK ({fits})")
+    op.execute(LIMIT_READERS)
     _lock_partitions(LOCK_BY_NUMBER, LOCK_BY_TABLE)
 
 
@@ -257,6 +288,8 @@ def _lock_partitions(old: str, new: str) -> None:
 def downgrade() -> None:
     _lock_partitions(LOCK_BY_TABLE, LOCK_BY_NUMBER)
     _relate("{}")
+    for table in FITS:
+        op.execute(f"ALTER POLICY app_writes ON {table} WITH CHECK (true)")
     for name in CHANGES:
         op.execute(f"DROP FUNCTION {name}")
     op.execute("DROP FUNCTION record_change(jsonb, text[], text, text, text)")

@@ -493,6 +493,8 @@ class TestBreakGlass:
         loud = await glass.start(
             doctor, "p-9", "a reason of some length", 60, event=breaking(), confirmation=confirmation
         )
+        with pytest.raises(ConfirmationNeeded):  # and for one time
+            await glass.start(doctor, "p-9", "a reason of some length", 60, event=breaking(), confirmation=confirmation)
         other = principal(Role.CLINICIAN, subject="c-2")
         await glass.start(other, "p-9", "a reason of some length", 60, event=breaking())  # has a ceiling of their own
         assert alarms == ["alarm"] * 3 + ["above", "alarm"]
@@ -539,6 +541,35 @@ class TestBreakGlass:
                 )
             )
         await glass.start(doctor, "p-10", "a reason of some length", 60, event=breaking())
+
+    @pytest.mark.requirement("S2")
+    async def test_a_confirmation_is_good_for_five_minutes_at_most(
+        self, app: AsyncEngine, keys: OneKey, team: CareTeam
+    ) -> None:
+        clock = Clock(time.time())
+        glass = BreakGlass(
+            app,
+            keys,
+            alarm=lambda _above: None,
+            changed=team.forget,
+            digest=digest,
+            clock=clock,
+            ceiling=Ceiling(most_open=1),
+        )
+        doctor = principal(Role.CLINICIAN)
+        await glass.start(doctor, "p-1", "a reason of some length", 60, event=breaking())
+        for age_s, good in ((300, False), (239, True)):
+            with pytest.raises(ConfirmationNeeded) as needed:
+                await glass.start(doctor, "p-2", "a reason of some length", 60, event=breaking())
+            clock.now += age_s
+            confirmed = glass.start(
+                doctor, "p-2", "a reason of some length", 60, event=breaking(), confirmation=needed.value.confirmation
+            )
+            if good:
+                assert await confirmed
+            else:
+                with pytest.raises(ConfirmationNeeded):
+                    await confirmed
 
     async def test_the_list_has_pages(self, glass: BreakGlass) -> None:
         for number in range(7):

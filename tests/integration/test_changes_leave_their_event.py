@@ -1,6 +1,8 @@
 """The server's own role, in the hands of somebody who has its password: it changes nothing without an event."""
 
+import asyncio
 import json
+import time
 import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -11,7 +13,8 @@ import pytest
 from psycopg import errors, sql
 
 from audit.record import created_at, new_id
-from database.engine import libpq_url
+from database.engine import libpq_url, open_async_engine
+from database.maintenance import Maintenance
 from embedded.postgres import EmbeddedPostgres
 
 Connection = psycopg.Connection[tuple[Any, ...]]
@@ -141,7 +144,7 @@ def test_a_revocation_is_never_shortened_whatever_its_spelling(app: Connection, 
 
 def test_a_review_is_somebody_elses_under_every_spelling(app: Connection, owner: Connection) -> None:
     broken = uuid.uuid4()
-    breaking = "SELECT * FROM break_the_glass(%s, %s, %s, %s, 'sealed', 60, false, 3, 10, false, %s)"
+    breaking = "SELECT * FROM break_the_glass(%s, %s, %s, %s, 'sealed', 60, NULL, 3, 10, false, %s)"
     app.execute(breaking, [broken, CLINICIAN.upper(), PATIENT, uuid.uuid4(), event("break glass", 201)])
     review = "SELECT * FROM review_break_glass(%s, %s, %s)"
     for own in (CLINICIAN, CLINICIAN.upper(), CLINICIAN.title()):
@@ -191,3 +194,99 @@ def test_a_lock_that_any_role_may_take_holds_up_no_month(
         auditor.execute("SELECT pg_advisory_lock(%s)", [number])
         app.execute("SET statement_timeout = '5s'")
         assert app.execute("SELECT ensure_partitions(3)").fetchone() == (0,)
+
+
+@pytest.mark.parametrize(
+    ("columns", "values"),
+    [
+        ("target", ["x" * 70_000]),
+        ("user_agent", ["x" * 9_000_000]),
+        ("patients", [[["a", "b"], ["c", "d"]]]),
+        ("patients", [["x" * 300_000]]),
+        ("detail", [b"x" * 2_000_000]),
+    ],
+    ids=["a long target", "a giant one", "patients in a square", "a giant patient", "a giant detail"],
+)
+def test_it_puts_nothing_into_the_log_that_a_reader_could_not_carry(
+    app: Connection, owner: Connection, columns: str, values: list[Any]
+) -> None:
+    identity = new_id()
+    statement = (
+        f"INSERT INTO audit_events (created_at, id, request_id, action, route, status, outcome, principal, roles,"
+        f" client_id, purpose_of_use, latency_ms, {columns})"
+        " VALUES (%s, %s, %s, 'x', '/x', 200, 'success', 'p', '', 'c', 'HOPERAT', 1, %s)"
+    ).encode()
+    with pytest.raises(errors.InsufficientPrivilege, match="row-level security"):
+        app.execute(statement, [created_at(identity), identity, uuid.uuid4(), *values])
+    assert events(owner) == []
+
+
+@pytest.mark.parametrize("action", ["archive partition", "restore trail"])
+def test_it_speaks_for_nobody_who_has_the_seal_key(app: Connection, action: str) -> None:
+    identity = new_id()
+    with pytest.raises(errors.InsufficientPrivilege, match="row-level security"):
+        app.execute(
+            "INSERT INTO audit_events (created_at, id, request_id, action, route, status, outcome, principal, roles,"
+            " client_id, purpose_of_use, latency_ms)"
+            " VALUES (%s, %s, %s, %s, '/x', 200, 'success', 'p', '', 'c', 'HOPERAT', 1)",
+            [created_at(identity), identity, uuid.uuid4(), action],
+        )
+
+
+@pytest.mark.parametrize("nothing", ["hard_stop", "most_open", "most_a_day", "confirmed"])
+def test_a_ceiling_that_is_not_said_is_no_way_under_it(app: Connection, nothing: str) -> None:
+    breaking = "SELECT outcome FROM break_the_glass(%s, 'c', 'p', %s, 'sealed', 60, %s, %s, %s, %s, %s)"
+
+    def outcome(**changes: Any) -> Any:
+        said = {"confirmed": 7, "most_open": 3, "most_a_day": 10, "hard_stop": False} | changes
+        row = app.execute(breaking, [uuid.uuid4(), uuid.uuid4(), *said.values(), event("break glass", 201)]).fetchone()
+        assert row is not None
+        return row[0]
+
+    if nothing in {"most_open", "most_a_day"}:
+        assert outcome(**{nothing: None}) == "unconfirmed"
+        return
+    assert [outcome() for _ in range(4)] == ["broken"] * 3 + ["unconfirmed"]
+    assert outcome(**{nothing: None}) == ("stopped" if nothing == "hard_stop" else "unconfirmed")
+
+
+async def test_a_reader_who_keeps_a_transaction_open_holds_up_nobody_when_months_are_made(
+    postgres: EmbeddedPostgres, owner: Connection, app: Connection, caplog: pytest.LogCaptureFixture
+) -> None:
+    for parent in ("audit_events", "ml_predictions"):
+        query = "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = %s::regclass ORDER BY 1"
+        months = [row[0] for row in owner.execute(query, [parent]) if not row[0].endswith("default")]
+        for month in months[1:]:
+            owner.execute(f"DROP TABLE {month}".encode())
+    url = postgres.url("followup_auditor", owner.info.dbname)
+    engine = open_async_engine(postgres.url("followup_app", owner.info.dbname), pool_size=1)
+    with psycopg.connect(libpq_url(url)) as auditor:
+        auditor.execute("SELECT count(*) FROM audit_events")
+        auditor.execute("SELECT count(*) FROM ml_predictions")
+        making = asyncio.create_task(Maintenance(engine).once())
+        longest = 0.0
+        while not making.done():
+            started = time.perf_counter()
+            await asyncio.to_thread(
+                app.execute, "SELECT revoke_access('sub', 's', 1, 'a', %s)", [event("configure", 204)]
+            )
+            longest = max(longest, time.perf_counter() - started)
+            await asyncio.sleep(0.01)
+        await making
+        assert longest < 1.5  # the trail waits for two seconds
+        assert "next month has no partition of ml_predictions, audit_events" in caplog.text
+    caplog.clear()
+    await Maintenance(engine).once()
+    assert "no partition" not in caplog.text
+    await engine.dispose()
+
+
+def test_readers_leave_connections_for_those_who_write(postgres: EmbeddedPostgres, owner: Connection) -> None:
+    url = libpq_url(postgres.url("followup_auditor", owner.info.dbname))
+    taken: list[Connection] = []
+    with pytest.raises(psycopg.OperationalError, match="too many connections for role"):
+        for _ in range(30):
+            taken.append(psycopg.connect(url))
+    assert len(taken) <= 10
+    for connection in taken:
+        connection.close()

@@ -19,6 +19,10 @@ from tests.conftest import eventually
 
 GET = b"GET /x HTTP/1.1\r\nHost: h\r\n\r\n"
 LIVEZ = b"GET /livez HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"
+UPGRADE = (
+    b"GET /ws HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+)
 CHUNKED = b"POST /body HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
@@ -152,7 +156,7 @@ async def test_a_head_of_128_mb_costs_neither_memory_nor_anybody_else_an_answer(
 async def test_more_fields_than_allowed_are_431_whatever_their_size() -> None:
     fields = b"".join(b"A%d: b\r\n" % number for number in range(MOST_FIELDS))
     async with guarded() as server:
-        allowed = b"GET /x HTTP/1.1\r\nConnection: close\r\n" + fields.rpartition(b"A99")[0] + b"\r\n"
+        allowed = b"GET /x HTTP/1.1\r\nHost: h\r\nConnection: close\r\n" + fields.rpartition(b"A98")[0] + b"\r\n"
         assert (await server.ask(allowed)).startswith(b"HTTP/1.1 200")
         assert problem(await server.ask(b"GET /x HTTP/1.1\r\nHost: h\r\n" + fields + b"\r\n"))["status"] == 431
 
@@ -295,18 +299,58 @@ async def test_one_address_does_not_get_all_connections() -> None:
 
 
 async def test_a_websocket_counts_until_it_ends() -> None:
-    upgrade = (
-        b"GET /ws HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
-        b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-    )
     async with guarded(longest_head_s=0.2) as server:
         reader, writer = await server.connect()
-        writer.write(upgrade)
+        writer.write(UPGRADE)
         assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 101")
         await asyncio.sleep(0.5)
         assert len(server.connections) == 1
         writer.close()
         await eventually(lambda: not len(server.connections))
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        (b"\r\n\r\n", b"\r\nContent-Length: 10\r\n\r\n"),
+        (b"\r\n\r\n", b"\r\nContent-Length: 999999999999999\r\n\r\n"),
+        (b"\r\n\r\n", b"\r\nTransfer-Encoding: chunked\r\n\r\n"),
+        (b"GET", b"POST"),
+        (b"Sec-WebSocket-Version: 13\r\n", b""),
+        (b"Version: 13", b"Version: 12"),
+        (b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n", b""),
+        (b"dGhlIHNhbXBsZSBub25jZQ==", b"short"),
+    ],
+    ids=str,
+)
+async def test_what_only_looks_like_a_handshake_is_a_request_like_any_other(changed: tuple[bytes, bytes]) -> None:
+    async with guarded(longest_head_s=0.3) as server:
+        head = UPGRADE.replace(*changed).replace(b"/ws", b"/early")
+        answer = await server.ask(head)
+        assert answer.startswith(b"HTTP/1.1 200")
+        await eventually(lambda: not len(server.connections))
+
+
+async def test_an_upgrade_behind_a_request_loses_no_answer_silently() -> None:
+    async with guarded() as server:
+        assert await server.ask(GET + UPGRADE) == b""  # neither: what comes second must not be taken for the first
+        await eventually(lambda: not len(server.connections))
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"GET /x HTTP/1.1\r\n\r\n",
+        b"GET /x HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+        b"POST /body HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+        b"POST /body HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n\r\n0\r\n\r\n",
+    ],
+    ids=["no Host", "two Hosts", "two codings", "a coding twice"],
+)
+async def test_what_a_server_before_may_have_read_otherwise_is_refused(head: bytes) -> None:
+    async with guarded() as server:
+        assert problem(await server.ask(head))["status"] == 400
+        assert server.app.headers == []
 
 
 async def test_requests_behind_one_another_are_answered_in_order_and_limited_in_number() -> None:
@@ -315,7 +359,7 @@ async def test_requests_behind_one_another_are_answered_in_order_and_limited_in_
         answer = await server.ask(few + LIVEZ)
         assert answer.count(b"HTTP/1.1 200") == 11
         with pytest.raises(ConnectionError):
-            await server.ask(b"GET / HTTP/1.1\r\n\r\n" * 10_000)
+            await server.ask(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n" * 10_000)
         assert len(server.app.headers) < 40
 
 

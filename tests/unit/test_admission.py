@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from api.admission import body_pieces, read_body
+from api.admission import BodyBudget, body_pieces, read_body
 from api.routing import Intake
-from errors import BodyTooLarge, BodyTooSlow, MalformedJson, NotJson
+from errors import BodyTooLarge, BodyTooSlow, MalformedJson, NotJson, Overloaded
 
 JSON = {"content-type": "application/json"}
 
@@ -37,23 +37,23 @@ def hundredfold(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_a_body_comes_in_pieces_and_is_whole() -> None:
-    assert await read_body(JSON, Sender((0, 3), (0, 0), (0, 4)), Intake()) == b"x" * 7
+    assert await read_body(JSON, Sender((0, 3), (0, 0), (0, 4)), Intake(), BodyBudget(), "s") == b"x" * 7
 
 
 @pytest.mark.usefixtures("hundredfold")
 async def test_a_body_that_drips_is_too_slow_after_ten_seconds() -> None:
     sender = Sender(*[(0.01, 1000)] * 60)
     with pytest.raises(BodyTooSlow):
-        await read_body(JSON, sender, Intake())
+        await read_body(JSON, sender, Intake(), BodyBudget(), "s")
     assert sender.taken <= 14_000
 
 
 @pytest.mark.usefixtures("hundredfold")
 async def test_a_large_body_may_take_its_time_at_the_least_rate_and_no_longer_than_its_route_allows() -> None:
     large = Intake(largest_bytes=10**9, longest_s=0.6)
-    assert len(await read_body(JSON, Sender(*[(0.02, 40_960)] * 15), large)) == 15 * 40_960
+    assert len(await read_body(JSON, Sender(*[(0.02, 40_960)] * 15), large, BodyBudget(), "s")) == 15 * 40_960
     with pytest.raises(BodyTooSlow):
-        await read_body(JSON, Sender(*[(0.02, 1_000_000)] * 100), large)
+        await read_body(JSON, Sender(*[(0.02, 1_000_000)] * 100), large, BodyBudget(), "s")
 
 
 async def test_what_is_over_the_cap_is_refused_by_its_length_and_by_its_size() -> None:
@@ -61,11 +61,11 @@ async def test_what_is_over_the_cap_is_refused_by_its_length_and_by_its_size() -
     never = Sender((1000, 1))
     for length in ("11", "9" * 5000):
         with pytest.raises(BodyTooLarge):
-            await read_body({**JSON, "content-length": length}, never, small)
+            await read_body({**JSON, "content-length": length}, never, small, BodyBudget(), "s")
     with pytest.raises(BodyTooLarge):
-        await read_body(JSON, Sender((0, 6), (0, 6), ends=False), small)
+        await read_body(JSON, Sender((0, 6), (0, 6), ends=False), small, BodyBudget(), "s")
     with pytest.raises(MalformedJson):
-        await read_body(JSON, Sender((0, 6), ends=False), small)
+        await read_body(JSON, Sender((0, 6), ends=False), small, BodyBudget(), "s")
 
 
 async def test_a_streamed_route_is_given_pieces_of_its_own_media_types() -> None:
@@ -74,3 +74,22 @@ async def test_a_streamed_route_is_given_pieces_of_its_own_media_types() -> None
     assert [len(piece) async for piece in pieces] == [5, 6]
     with pytest.raises(NotJson):
         await anext(body_pieces(JSON, Sender((0, 5)), uploads))
+
+
+async def test_one_caller_does_not_have_all_the_memory_and_gets_theirs_back() -> None:
+    budget, large = BodyBudget(in_all=3_000_000, by_caller=1_000_000), Intake(largest_bytes=10**9)
+
+    def body(subject: str) -> asyncio.Task[bytes]:
+        return asyncio.create_task(read_body(JSON, Sender((0, 500_000), (0.2, 400_000)), large, budget, subject))
+
+    for _ in range(2):
+        outcomes = await asyncio.gather(*(body("one") for _ in range(20)), return_exceptions=True)
+        assert 1 <= sum(isinstance(outcome, bytes) for outcome in outcomes) <= 2
+        assert {type(outcome) for outcome in outcomes} == {bytes, Overloaded}
+        everybody = await asyncio.gather(*(body(f"s-{n}") for n in range(20)), return_exceptions=True)
+        assert 3 <= sum(isinstance(outcome, bytes) for outcome in everybody) <= 7
+    given_up = body("one")
+    await asyncio.sleep(0.05)
+    given_up.cancel()
+    await asyncio.gather(given_up, return_exceptions=True)
+    assert isinstance(await body("one"), bytes)

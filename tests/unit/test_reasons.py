@@ -22,6 +22,9 @@ FILLERS = "\u3164\uffa0\u115f\u1160" * 4
         "abababababababab",
         "1234567890123",
         "a b c d e",
+        "Found unconscious\x00",
+        "Found unconscious\x1b[31m",
+        "Found \u202eunconscious",
         "e\u0301" * 3 + "." * 20,
     ],
 )
