@@ -11,9 +11,12 @@ from pathlib import Path
 
 import httpx
 import psutil
+import psycopg
 import pytest
 
+from database.engine import libpq_url
 from demo import Demo
+from errors import SetupError
 from registry.store import StoredModel
 from tests.server import ROOT
 from tests.stranger import assert_one_way_in
@@ -127,3 +130,15 @@ def test_a_taken_port_is_said_in_one_line(tmp_path: Path) -> None:
         )
     assert done.returncode == 1
     assert done.stderr.strip().startswith(f"followup: Port {port} is taken")
+
+
+def test_a_database_that_nobody_called_a_demos_is_not_written_to(
+    tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", database_url)
+    monkeypatch.setenv("OWNER_DATABASE_URL", database_url)
+    monkeypatch.setenv("REDIS_SOCKET", str(tmp_path / "none"))
+    with pytest.raises(SetupError, match="DATABASE_URL"):
+        Demo(tmp_path / "demo").start()
+    with psycopg.connect(libpq_url(database_url)) as connection:
+        assert connection.execute("SELECT count(*) FROM care_team").fetchone() == (0,)

@@ -68,6 +68,8 @@ async def test_a_key_opens_only_with_its_wrapping_key_in_its_own_row(
     stranger = DataKeys(async_engine, KeyRing(NEW))
     with pytest.raises(InternalFault):
         await stranger.current("patient:p")
+    with pytest.raises(SetupError, match="ENCRYPTION_KEY"):  # what an operator is told who gave another one
+        await stranger.open()
     with engine.begin() as connection:  # somebody gives one patient the other's key
         connection.execute(text(
             "UPDATE data_keys SET wrapped_key = (SELECT wrapped_key FROM data_keys WHERE subject = 'patient:p')"

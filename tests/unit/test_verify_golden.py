@@ -1,6 +1,7 @@
 """What the first servers sealed, exported and anchored verifies for ever: files of theirs, kept as they were."""
 
 import hashlib
+import json
 import shutil
 from pathlib import Path
 
@@ -48,3 +49,37 @@ def test_a_byte_of_the_first_format_that_is_changed_is_found(name: str, tmp_path
         other = "A" if text[position] != "A" else "B"
         changed.write_text(text[:position] + other + text[position + 1 :])
         assert verify.main([str(changed), "--key", KEY]) == 1, mark
+
+
+@pytest.mark.parametrize("empty", ["", " ", "\n"])
+def test_an_empty_variable_of_the_shell_is_no_key(empty: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert verify.main([str(GOLDEN / "trail-1.ndjson"), "--key", empty]) == verify.NO_KEY
+    assert "CAUTION" in capsys.readouterr().out
+    assert verify.main([str(GOLDEN / "proof-1.json"), "--key", empty]) == verify.NOT_LOOKED_AT
+
+
+def test_a_file_in_which_nothing_is_signed_is_not_said_to_hold(tmp_path: Path) -> None:
+    lines = (GOLDEN / "trail-1.ndjson").read_text().splitlines()
+    header = {**json.loads(lines[0]), "leaves": 0}
+    end = {**json.loads(lines[-1]), "leaves": 0, "unsealed": 0}
+    nothing = tmp_path / "nothing.ndjson"
+    nothing.write_text(f"{json.dumps(header)}\n{json.dumps(end)}\n")
+    assert verify.main([str(nothing), "--key", KEY]) == verify.NOT_LOOKED_AT
+    assert verify.main([str(nothing), "--key", KEY, "--anchors", str(ANCHORS)]) == verify.DOES_NOT_HOLD
+
+
+def test_an_answer_is_compared_whole_or_said_not_to_be() -> None:
+    item = {"prediction_id": "p-1", "id": "a", "commitment_nonce": "00" * 16}
+    batch = {"model": {"name": "m"}, "items": [{"prediction_id": "p-2"}, item], "metadata": {}}
+    assert verify.answer_to(item, "p-1") is item
+    assert verify.answer_to(batch, "p-1") is item
+    for wrapped in (
+        {"prediction_id": "zzz", "entities": {"SYMPTOM": "FORGED"}, "items": [item]},
+        {"items": [item], "notice": "FORGED", "model": {}},
+        {"items": [item], "prediction_id": "p-1"},
+        {"items": [item, item], "model": {}, "metadata": {}},
+        {"items": [{"prediction_id": "p-2"}]},
+        {"items": {"0": item}},
+    ):
+        with pytest.raises((verify.Malformed, KeyError)):  # the caller takes both
+            verify.commitment_to(verify.answer_to(wrapped, "p-1"))
