@@ -13,7 +13,7 @@ GOLDEN = Path(__file__).resolve().parent.parent / "golden"
 KEY = (GOLDEN / "verifier-1.key").read_text().strip()
 ANCHORS = GOLDEN / "anchors-1"
 DIGESTS = {
-    "trail-1.ndjson": "90746d0be11d2994479d9c82adecc68f7fbaf2dfc628947b05e8f9eef0e275db",
+    "trail-1.ndjson": "3a0e7becc2093a91695d656a85398592a7c161a73821ad6a121aac33fb257c9f",
     "proof-1.json": "1c172bd0b4711d1a35736ddabce51ed3e85501cc7e8b47a882286a46d5badef0",
     "consistency-1.json": "40c46aa1cd236aaf9efd4c04e5e30fc0c7c92fe2b3c9b7d50ba1417a5439165f",
 }
