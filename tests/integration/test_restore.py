@@ -448,9 +448,12 @@ def test_only_the_next_checkpoint_may_go_back_and_no_further_than_was_said(resto
     assert with_horizon(places[-1], said.xid - 1) == ["checkpoint"]
 
 
-def test_an_event_of_that_name_by_the_server_explains_nothing(house: House) -> None:
-    with psycopg.connect(house.url("followup_app")) as server:
-        insert(server, "audit_events", [event(action=RESTORED, outcome="success", target="{}")])
+def test_an_event_of_that_name_without_the_seal_key_explains_nothing(house: House) -> None:
+    pretended = event(action=RESTORED, outcome="success", target="{}")
+    with psycopg.connect(house.url("followup_app")) as server, pytest.raises(psycopg.errors.InsufficientPrivilege):
+        insert(server, "audit_events", [pretended])
+    with psycopg.connect(house.url("followup")) as owner:
+        insert(owner, "audit_events", [pretended])
     with psycopg.connect(house.url("followup_app")) as server, pytest.raises(psycopg.errors.InsufficientPrivilege):
         server.execute("INSERT INTO audit_restorations VALUES (now(), gen_random_uuid())")
     assert house.seal() == 1
