@@ -173,12 +173,12 @@ class GuardedProtocol(HttpToolsProtocol):
         return self._upgrades
 
     def _is_handshake(self) -> bool:
+        if not (self.parser.should_upgrade() and super()._should_upgrade()):
+            return False
         names = [name for name, _ in self.headers]
         headers = dict(self.headers)
         return (
-            self.parser.should_upgrade()
-            and super()._should_upgrade()
-            and self.parser.get_method() == b"GET"
+            self.parser.get_method() == b"GET"
             and self.parser.get_http_version() == "1.1"
             and not {b"content-length", b"transfer-encoding"} & headers.keys()
             and names.count(b"sec-websocket-key") == names.count(b"sec-websocket-version") == 1
