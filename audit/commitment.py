@@ -19,7 +19,7 @@ import rfc8785
 NONCE: Final = "commitment_nonce"
 NONCE_BYTES: Final = 16
 _BEYOND: Final = re.compile(rb"[\xf0-\xf4]")  # first byte of a character that UTF-16 writes as two
-_WHOLE: Final = (b".0,", b".0]", b".0}")  # RFC 8785 writes 1 for 1.0
+_WHOLE: Final = re.compile(rb"\.0(?=[,\]}])")  # RFC 8785 writes 1 for 1.0
 _FORM: Final = bytes.maketrans(b"123456789:[", b"000000000,,")  # each digit as 0, whatever stands before a value as ,
 _LARGE: Final = (b"," + b"0" * 16, b",-" + b"0" * 16)  # may be more than RFC 8785 carries, or than it writes out
 _EXPONENT: Final = (b",e", b",.e", b",-e", b",-.e")  # what is left of a number with an exponent without its digits
@@ -33,12 +33,15 @@ def canonical(document: Mapping[str, Any]) -> bytes:
     written = orjson.dumps(document, option=orjson.OPT_SORT_KEYS)
     if _might_differ(written):
         return rfc8785.dumps(orjson.loads(written))
-    return written
+    shorter = _WHOLE.sub(b"", written)
+    if shorter != written and orjson.loads(shorter) != orjson.loads(written):  # it stood in a text
+        return rfc8785.dumps(orjson.loads(written))
+    return shorter
 
 
 def _might_differ(written: bytes) -> bool:
     """Texts may look like what is searched for: then the reference is asked for nothing, which costs time alone."""
-    if any(mark in written for mark in _WHOLE):
+    if b"-0.0" in written:
         return True
     form = written.translate(_FORM)
     if any(mark in form for mark in _LARGE):

@@ -140,9 +140,8 @@ class Pipeline:
         if idempotency is not None and (first := await self._replay(principal, caller, idempotency)) is not None:
             return first
         deployment = self._deployments.get(request.model_name)
-        answer, record = await self._answer(principal, caller, deployment, request, bulk=False)
-        body, commitment = committed(show(answer))
-        return await self._commit([replace(record, answer_commitment=commitment)], body, caller, idempotency)
+        body, record = await self._answer(principal, caller, deployment, request, show, bulk=False)
+        return await self._commit([record], body, caller, idempotency)
 
     async def predict_batch(
         self,
@@ -165,7 +164,7 @@ class Pipeline:
         if idempotency is not None and (first := await self._replay(principal, caller, idempotency)) is not None:
             return first
         deployment = self._deployments.get(requests[0].model_name)
-        attempts = (self._attempt(principal, caller, deployment, request) for request in requests)
+        attempts = (self._attempt(principal, caller, deployment, request, show) for request in requests)
         outcomes = await asyncio.gather(*attempts)
         if denied := [each for each in outcomes if isinstance(each, Refusal) and isinstance(each.error, Forbidden)]:
             await deny(denied)
@@ -175,26 +174,38 @@ class Pipeline:
             if isinstance(outcome, Refusal):
                 shown.append(outcome)
                 continue
-            answer, record = outcome
-            item, commitment = committed(show(answer))
+            item, record = outcome
             shown.append(orjson.Fragment(item))
-            records.append(replace(record, answer_commitment=commitment))
+            records.append(record)
         rendered = await self._commit(records, render(deployment, shown), caller, idempotency)
         if rendered.recorded and len(records) < len(outcomes):
             return Rendered(rendered.body, recorded=False, outcome="partial" if records else "refused")
         return rendered
 
     async def _attempt(
-        self, principal: Principal, caller: Caller, deployment: Deployment, request: PredictionRequest
-    ) -> tuple[Answer, Record] | Refusal:
+        self,
+        principal: Principal,
+        caller: Caller,
+        deployment: Deployment,
+        request: PredictionRequest,
+        show: Callable[[Answer], dict[str, Any]],
+    ) -> tuple[bytes, Record] | Refusal:
         try:
-            return await self._answer(principal, caller, deployment, request, bulk=True)
+            return await self._answer(principal, caller, deployment, request, show, bulk=True)
         except FollowupError as error:
             return Refusal(item_id=request.item_id, error=error)
 
     async def _answer(
-        self, principal: Principal, caller: Caller, deployment: Deployment, request: PredictionRequest, *, bulk: bool
-    ) -> tuple[Answer, Record]:
+        self,
+        principal: Principal,
+        caller: Caller,
+        deployment: Deployment,
+        request: PredictionRequest,
+        show: Callable[[Answer], dict[str, Any]],
+        *,
+        bulk: bool,
+    ) -> tuple[bytes, Record]:
+        """The answer as it leaves, and its record, which is committed to it."""
         started = time.perf_counter()
         patient_id, relation = await policy.patient_of(principal, request.patient_id, self._relations)
         if relation is policy.Relation.BREAK_GLASS:
@@ -219,6 +230,7 @@ class Pipeline:
             inference_time_ms=latency_ms if cache_hit else computed.inference_time_ms,
             item_id=request.item_id,
         )
+        body, commitment = committed(show(answer))
         record = Record(
             id=answer.prediction_id,
             caller=caller,
@@ -230,8 +242,9 @@ class Pipeline:
             cache_hit=cache_hit,
             inference_time_ms=answer.inference_time_ms,
             latency_ms=latency_ms,
+            answer_commitment=commitment,
         )
-        return answer, record
+        return body, record
 
     async def _result(
         self, deployment: Deployment, item: Any, subject: str, *, use_cache: bool, bulk: bool
