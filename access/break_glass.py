@@ -255,11 +255,13 @@ def _bound_to(break_id: UUID) -> str:
 
 
 def _shown(row: Mapping[str, Any], key: SealingKey | None) -> Mapping[str, Any]:
+    reason = None if key is None else key.read(row["reason"], _bound_to(row["id"]))
     return {
         "id": str(row["id"]),
         "clinician": row["clinician"],
         "patient_id": row["patient_id"],
-        "reason": None if key is None else key.open(row["reason"], _bound_to(row["id"])).decode(),
+        "reason": None if reason is None else reason.decode(),
+        **({"unreadable": True} if key is not None and reason is None else {}),
         "started_at": row["started_at"],
         "expires_at": row["expires_at"],
         "above_ceiling": row["above_ceiling"],

@@ -21,6 +21,7 @@ _WHAT_HAPPENED: Final = frozenset(
         "inference_time_ms",
         "latency_ms",
         "erased",
+        "unreadable",
     }
 )
 CONTENT: Final = frozenset({"input_data", "result", "confidence", "amendments"})

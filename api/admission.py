@@ -133,8 +133,11 @@ def caller_of(
 
 
 def parse_body(route: Route, raw: bytes) -> Any:
-    """The typed body of a route. Raises MalformedJson or InvalidInput."""
+    """The typed body of a route. Raises MalformedJson, BodyTooLarge or InvalidInput."""
     assert route.body is not None
+    most = route.intake.most_values
+    if len(raw) > 2 * most and _has_more_values(raw, most):  # a value takes two bytes
+        raise BodyTooLarge(f"At most {most} values are taken.")
     try:
         document = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
@@ -143,6 +146,15 @@ def parse_body(route: Route, raw: bytes) -> Any:
         return route.body.model_validate(document)
     except ValidationError as error:
         raise InvalidInput("The body does not have the form of this call.", faults_of(error)) from None
+
+
+def _has_more_values(raw: bytes, most: int) -> bool:
+    """Whether JSON text has more values than that, member names not counted; cheap beside reading it."""
+    text = raw.replace(rb"\\", b"").replace(rb"\"", b"")  # a quote is now the begin or the end of a string
+    if text.count(b'"') > 4 * (most + 1):  # each value's and each name's
+        return True
+    outside = b"".join(text.split(b'"')[::2])
+    return sum(outside.count(mark) for mark in (b",", b"[", b"{")) >= most
 
 
 def idempotency_of(headers: Mapping[str, str], raw: bytes) -> Idempotency | None:

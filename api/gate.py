@@ -11,11 +11,12 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from http import HTTPStatus
 from typing import Final
-from uuid import UUID, uuid4
+from uuid import UUID
 
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
+from uuid_utils.compat import uuid4
 
 from access.policy import require
 from access.principal import ANONYMOUS, Principal

@@ -52,10 +52,12 @@ Handler = Callable[[System, Admitted], Awaitable[Response]]
 class Intake:
     """How the body of a route comes in: whole before its handler runs or, `streamed`, piece by piece while it does.
 
-    A body may take 10 s, and from then on as long as it comes at 10 KiB/s, `longest_s` in all.
+    A body may take 10 s, and from then on as long as it comes at 10 KiB/s, `longest_s` in all. One that is taken whole
+    has at most `most_values` values: reading a list of a million zeros holds up everybody.
     """
 
     largest_bytes: int = 64 * 1024
+    most_values: int = 4096
     longest_s: float = 60.0
     media_types: frozenset[str] = frozenset({"application/json"})
     streamed: bool = False

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 from uuid import UUID
 
 import bentoml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, field_validator
 from starlette.requests import Request
 
 from access.break_glass import LONGEST_MINUTES, LONGEST_REASON
@@ -13,6 +13,8 @@ from access.denylist import LONGEST_HOURS
 from access.reasons import SHORTEST_REASON, explains
 from clinical.vitals import DAY_SCHEMA, WINDOW_DAYS
 from database.subjects import canonical_subject
+
+MOST_ITEMS = 64
 
 PatientId = Annotated[
     str,
@@ -88,11 +90,18 @@ class BatchItem(BaseModel):
     patient_id: PatientId | None = None
 
 
+def _a_batch(items: Any) -> Any:
+    """Before the items are looked at: what is wrong with each of a million of them takes long to find."""
+    if isinstance(items, list) and len(items) > MOST_ITEMS:
+        raise ValueError(f"at most {MOST_ITEMS} items are taken")
+    return items
+
+
 class BatchRequest(Body):
     """Up to 64 predictions of one model."""
 
     model_name: ModelName
-    items: list[BatchItem] = Field(min_length=1, max_length=64)
+    items: Annotated[list[BatchItem], BeforeValidator(_a_batch)] = Field(min_length=1, max_length=MOST_ITEMS)
 
 
 class BreakGlassRequest(Body):
@@ -262,6 +271,7 @@ class AmendmentShown(_Shown):
     created_at: datetime
     principal: str
     text: str | None
+    unreadable: bool | None = None
 
 
 class Amended(_Shown):
@@ -291,6 +301,7 @@ class RecordShown(_Shown):
     inference_time_ms: float
     latency_ms: float
     erased: bool | None = Field(None, description="Whether the content was erased on request.")
+    unreadable: bool | None = Field(None, description="There where content does not open: it is not what was sealed.")
     input_data: dict[str, Any] | None = None
     result: dict[str, Any] | None = None
     amendments: list[AmendmentShown] | None = None
@@ -414,6 +425,7 @@ class BreakGlassShown(_Shown):
     clinician: str
     patient_id: str
     reason: str | None = Field(description="Null for administrators, and once the patient's data was erased.")
+    unreadable: bool | None = Field(None, description="There where the reason does not open.")
     started_at: datetime
     expires_at: datetime
     above_ceiling: bool = Field(description="One of many; look at it first.")

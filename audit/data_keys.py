@@ -20,7 +20,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from audit.envelope import KEY_BYTES, Envelope, KeyedDigest, derive
+from audit.envelope import KEY_BYTES, DoesNotOpen, Envelope, KeyedDigest, derive
 from audit.key_encryption import KeyRing
 from database.tables import DataKey as Row
 from errors import AuditUnavailable, InternalFault, SetupError
@@ -49,11 +49,32 @@ class DataKey:
     key: bytes
     envelope: Envelope
 
+    def read(self, sealed: bytes, bound_to: str) -> bytes | None:
+        """As `open`, for what is shown beside others: None, and a line in the log, for what does not open."""
+        try:
+            return self.open(sealed, bound_to)
+        except DoesNotOpen:
+            log.error("%s does not open with its key: it was changed, or sealed by nobody who has it", bound_to)
+            return None
+
     def seal(self, plain: bytes, bound_to: str) -> bytes:
         return self.envelope.seal(plain, bound_to)
 
     def open(self, sealed: bytes, bound_to: str) -> bytes:
         return self.envelope.open(sealed, bound_to)
+
+
+class _Unopened(Envelope):
+    """Of a key that itself does not open."""
+
+    def __init__(self) -> None:
+        pass
+
+    def seal(self, plain: bytes, bound_to: str) -> bytes:
+        raise DoesNotOpen("A stored key does not open.")
+
+    def open(self, sealed: bytes, bound_to: str) -> bytes:
+        raise DoesNotOpen("A stored key does not open.")
 
 
 class _AnyEnvelope(Envelope):
@@ -67,9 +88,9 @@ class _AnyEnvelope(Envelope):
 
     def open(self, sealed: bytes, bound_to: str) -> bytes:
         for envelope in self._envelopes:
-            with suppress(InternalFault):
+            with suppress(DoesNotOpen):
                 return envelope.open(sealed, bound_to)
-        raise InternalFault("A stored value does not open with any key that is configured.")
+        raise DoesNotOpen("A stored value does not open with any key that is configured.")
 
 
 class DataKeys:
@@ -136,7 +157,10 @@ class DataKeys:
         return await asyncio.shield(waiting)
 
     async def by_id(self, ids: Collection[UUID]) -> Mapping[UUID, DataKey]:
-        """The keys of records; a destroyed one is missing. Raises what the database raises."""
+        """The keys of records; a destroyed one is missing, one that does not open opens nothing.
+
+        Raises what the database and the key service raise.
+        """
         found = {key_id: self._by_id[key_id] for key_id in ids if key_id in self._by_id}
         if FIRST_KEY in ids:
             found[FIRST_KEY] = self._first()
@@ -146,7 +170,11 @@ class DataKeys:
             async with self._engine.connect() as connection:
                 rows = (await connection.execute(query)).mappings().all()
             for row in rows:
-                found[row["id"]] = await self._unwrap(row)
+                try:
+                    found[row["id"]] = await self._unwrap(row)
+                except DoesNotOpen:  # one row's fault is not that of those beside it
+                    log.error("data key %s does not open", row["id"])
+                    found[row["id"]] = DataKey(row["id"], row["subject"], b"", _Unopened())
         return found
 
     def _first(self) -> DataKey:

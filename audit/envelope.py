@@ -26,6 +26,10 @@ def derive(root: bytes, purpose: str) -> bytes:
     return HKDF(algorithm=SHA256(), length=KEY_BYTES, salt=None, info=f"followup-ml/{purpose}".encode()).derive(root)
 
 
+class DoesNotOpen(InternalFault):
+    """Something stored is not what its key sealed: it was changed, or sealed by nobody who has the key."""
+
+
 class Envelope:
     """Seals and opens byte strings with one key; `key_name` is part of what a cipher text is bound to."""
 
@@ -39,12 +43,12 @@ class Envelope:
         return nonce + self._cipher.encrypt(nonce, plain, self._associated(bound_to))
 
     def open(self, sealed: bytes, bound_to: str) -> bytes:
-        """The plain bytes. Raises InternalFault when anything about it was changed."""
+        """The plain bytes. Raises DoesNotOpen when anything about it was changed."""
         try:
             nonce, body = sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:]
             return self._cipher.decrypt(nonce, body, self._associated(bound_to))
         except (InvalidTag, ValueError) as error:
-            raise InternalFault("A stored value does not open with its key.") from error
+            raise DoesNotOpen("A stored value does not open with its key.") from error
 
     def _associated(self, bound_to: str) -> bytes:
         return f"{bound_to}|{self._key_name}".encode()

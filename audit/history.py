@@ -104,10 +104,12 @@ class History:
 
 def _amendment(event: Any, keys: Mapping[UUID, DataKey]) -> dict[str, Any]:
     key = keys.get(event["key_id"])
+    text = None if key is None else key.read(event["detail"], sealed_detail(event["id"]))
     return {
         "created_at": event["created_at"],
         "principal": event["principal"],
-        "text": None if key is None else key.open(event["detail"], sealed_detail(event["id"])).decode(),
+        "text": None if text is None else text.decode(),
+        **({"unreadable": True} if key is not None and text is None else {}),
     }
 
 
@@ -134,9 +136,13 @@ def _opened(row: Any, keys: Mapping[UUID, DataKey]) -> dict[str, Any]:
         return record
     key = keys.get(row["key_id"])
     record["erased"] = key is None
+    if key is None:
+        return record
     for cipher, name in (("input", "input_data"), ("result", "result")):
-        if key is not None:
-            record[name] = orjson.loads(key.open(row[cipher], sealed_column(cipher, row["id"])))
+        if (plain := key.read(row[cipher], sealed_column(cipher, row["id"]))) is None:
+            record["unreadable"] = True
+        else:
+            record[name] = orjson.loads(plain)
     return record
 
 

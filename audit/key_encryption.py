@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Protocol
 
-from audit.envelope import KEY_BYTES, Envelope, derive
+from audit.envelope import KEY_BYTES, DoesNotOpen, Envelope, derive
 from errors import InternalFault, SetupError
 
 _KMS_TIMEOUT_S: Final = 5
@@ -44,7 +44,7 @@ class WrappingKey(Protocol):
     async def wrap(self, key: bytes, context: str) -> bytes: ...
 
     async def unwrap(self, wrapped: bytes, context: str) -> bytes:
-        """Raises InternalFault when it does not open, SetupError when the key service refuses."""
+        """Raises DoesNotOpen, or InternalFault when the key service refuses or does not answer."""
         ...
 
 
@@ -93,7 +93,7 @@ class KmsWrappingKey:
             answer: Mapping[str, Any] = await asyncio.to_thread(call, KeyId=self._key_id, **arguments)
         except ClientError as error:
             if error.response.get("Error", {}).get("Code") in {"InvalidCiphertextException", "IncorrectKeyException"}:
-                raise InternalFault("A stored key does not open.") from error
+                raise DoesNotOpen("A stored key does not open.") from error
             raise InternalFault("The key service refuses.") from error
         except BotoCoreError as error:
             raise InternalFault("The key service does not answer.") from error
@@ -108,10 +108,10 @@ class KeyRing:
         self._by_id = {key.id: key for key in (*older, current)}
 
     def get(self, wrapping_key_id: str) -> WrappingKey:
-        """Raises InternalFault when a data key was wrapped by a key that is not configured here."""
+        """Raises DoesNotOpen when a data key was wrapped by a key that is not configured here."""
         key = self._by_id.get(wrapping_key_id)
         if key is None:
-            raise InternalFault("A data key was wrapped by a key that is not configured here.")
+            raise DoesNotOpen("A data key was wrapped by a key that is not configured here.")
         return key
 
     @property

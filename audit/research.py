@@ -44,11 +44,10 @@ async def opened_records(engine: AsyncEngine, keys: DataKeys) -> AsyncIterator[d
             for row in chunk:
                 if (key := opening.get(row["key_id"])) is None:
                     continue
-                content = {
-                    name: orjson.loads(key.open(row[name], sealed_column(name, row["id"])))
-                    for name in ("input", "result")
-                }
-                yield {**{name: row[name] for name in names[2:6]}, **content}
+                content = {name: key.read(row[name], sealed_column(name, row["id"])) for name in ("input", "result")}
+                if None not in content.values():
+                    opened = {name: orjson.loads(plain) for name, plain in content.items() if plain is not None}
+                    yield {**{name: row[name] for name in names[2:6]}, **opened}
 
 
 def research_lines(records: Iterable[Mapping[str, Any]], folder: Path | None = None) -> Iterator[bytes]:

@@ -5,6 +5,7 @@ when the supervisor dies, however it dies: then the worker finishes its requests
 """
 
 import asyncio
+import gc
 import os
 import signal
 import socket
@@ -49,6 +50,9 @@ class Start:
 
     def ready(self) -> None:
         """Say so, and from now on end in order when the supervisor is gone. Called on the event loop."""
+        # What is there now stays. To look through it for garbage takes 0.1 s, every few thousand requests.
+        gc.collect()
+        gc.freeze()
         self._tell(READY)
         if self._channel is not None:
             asyncio.get_running_loop().add_reader(self._channel, self._orphaned)

@@ -12,6 +12,7 @@ from access.policy import Action
 from api.problems import problem
 from api.routing import BASE, EXPENSIVE, Admitted, Intake, Route
 from api.schemas import (
+    MOST_ITEMS,
     BatchRequest,
     BatchResponse,
     DeteriorationRequest,
@@ -32,7 +33,8 @@ DETERIORATION_MODEL = "deterioration_lstm"
 _PLAIN = Intake()
 # 20,000 characters as `json.dumps` escapes those outside the basic plane, in 12 bytes each, and the rest of the body.
 _NOTE = Intake(largest_bytes=256 * 1024)
-_NOTES = Intake(largest_bytes=4 * 1024 * 1024)  # 64 such items are more: this is what a batch may have in all
+# 64 such items are more: this is what a batch may have in all.
+_NOTES = Intake(largest_bytes=4 * 1024 * 1024, most_values=MOST_ITEMS * 512)
 
 
 async def predict(system: System, admitted: Admitted) -> Response:

@@ -23,6 +23,7 @@ RECORD = {
     "inference_time_ms": 1.0,
     "latency_ms": 2.0,
     "erased": False,
+    "unreadable": True,
     "input_data": {"text": "fever"},
     "result": {"entities": {}},
     "a field of the future": 1,
@@ -41,6 +42,7 @@ WHAT_HAPPENED = [
     "inference_time_ms",
     "latency_ms",
     "erased",
+    "unreadable",
 ]
 CONTENT = ["confidence", "input_data", "result"]
 ORIGIN = ["ip_address", "user_agent"]
