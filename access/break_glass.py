@@ -47,7 +47,9 @@ class SealingKey(Protocol):
 
     def seal(self, plain: bytes, bound_to: str) -> bytes: ...
 
-    def open(self, sealed: bytes, bound_to: str) -> bytes: ...
+    def read(self, sealed: bytes, bound_to: str) -> bytes | None:
+        """None for what does not open."""
+        ...
 
 
 class SealingKeys(Protocol):

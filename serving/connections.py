@@ -130,6 +130,7 @@ class Connections:
         """It waits for a request: its first, or `again` after an answer."""
         if connection not in self._addresses:
             return
+        self._waiting[not again].pop(connection, None)
         self._waiting[again][connection] = None
         if (address := self._addresses[connection]) is not None:
             self._by_address[address].waiting[connection] = None

@@ -26,6 +26,7 @@ LARGEST_HEAD_BYTES: Final = 16 * 1024
 MOST_FIELDS: Final = 100
 LONGEST_HEAD_S: Final = 10.0
 _HEADS: Final = f"At most {LARGEST_HEAD_BYTES} bytes and {MOST_FIELDS} fields are taken."
+_FRAMING: Final = (b"content-length", b"transfer-encoding")
 _HANDSHAKE_KEY: Final = re.compile(rb"[A-Za-z0-9+/]{22}==")
 _MOST_PIPELINED: Final = 16  # one read may hold thousands of small requests, each of which would be kept
 _PROBES: Final = (b"/livez", b"/readyz")
@@ -61,6 +62,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._room = Room.NONE
         self._in_head = True
         self._upgrades = False
+        self._ignores_upgrade = False
         self._head_bytes = 0
         self._moved = False
         self._silent_bytes = 0  # inside a body, without any of it: chunk extensions, trailer fields
@@ -124,16 +126,26 @@ class GuardedProtocol(HttpToolsProtocol):
                 self.evict()
         try:
             while data and not self._refused:
-                data = self._feed_head(data) if self._in_head else self._feed_body(data)
-        except httptools.HttpParserUpgrade:
-            if self._upgrades and self.cycle is not None and not self.cycle.response_complete:
-                self._refuse(MalformedHttp("An upgrade waits for the answers before it."))  # they would be lost
-            elif self._upgrades:
-                self.handle_websocket_upgrade()
-            else:  # answered as if nothing else had been wished for (RFC 9110 section 7.8); what follows is not read
-                self.cycle.keep_alive = False
+                try:
+                    data = self._feed_head(data) if self._in_head else self._feed_body(data)
+                except httptools.HttpParserUpgrade as upgrade:
+                    data = self._upgrade(data[upgrade.args[0] :])
         except httptools.HttpParserError:
             self._refuse(self._fault or MalformedHttp("It is not HTTP/1.1 (RFC 9112)."))
+
+    def _upgrade(self, data: bytes) -> bytes:
+        """The head is complete and wishes for another protocol. Returns what of the data behind it is still HTTP."""
+        if self._ignores_upgrade:
+            self._ignores_upgrade = False
+            resumed = _Resumed(self)
+            self.parser = httptools.HttpRequestParser(resumed)
+            resumed.tell([field for field in self.headers if field[0] in _FRAMING])
+            return data
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._refuse(MalformedHttp("An upgrade waits for the answers before it."))  # they would be lost
+        else:
+            self.handle_websocket_upgrade()
+        return b""
 
     def _feed_head(self, data: bytes) -> bytes:
         """Give the parser no more than a head may have. Returns what is left."""
@@ -180,7 +192,7 @@ class GuardedProtocol(HttpToolsProtocol):
         return (
             self.parser.get_method() == b"GET"
             and self.parser.get_http_version() == "1.1"
-            and not {b"content-length", b"transfer-encoding"} & headers.keys()
+            and not headers.keys() & set(_FRAMING)
             and names.count(b"sec-websocket-key") == names.count(b"sec-websocket-version") == 1
             and headers[b"sec-websocket-version"] == b"13"
             and _HANDSHAKE_KEY.fullmatch(headers[b"sec-websocket-key"]) is not None
@@ -199,6 +211,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._in_head = False
         self._upgrades = self._is_handshake()
+        self._ignores_upgrade = not self._upgrades and self.parser.should_upgrade()
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
@@ -217,6 +230,8 @@ class GuardedProtocol(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
+        if self._ignores_upgrade:
+            return  # so the parser says, for which a body now belongs to another protocol
         self._in_head, self._head_bytes, self._silent_bytes, self._moved = True, 0, 0, True
         if self._aftermath_timer is not None:  # the rest of a body that was answered early: the next request may come
             self._aftermath_timer.cancel()
@@ -267,7 +282,43 @@ class GuardedProtocol(HttpToolsProtocol):
     def _close_later(self) -> None:
         """Closed at once, the connection would be reset, and the answer lost with it."""
         if self._aftermath_timer is None:
+            self.table.connections.waits(self, again=False)  # nothing more will come of it: it makes room first
             self._aftermath_timer = self.loop.call_later(_LONGEST_AFTERMATH_S, self.transport.abort)
+
+
+class _Resumed:
+    """What the next parser of a connection calls, after one that took an upgrade for the end of HTTP.
+
+    A server may take no notice of `Upgrade` (RFC 9110 section 7.8), and clients that offer HTTP/2 by it send a body all
+    the same. The new parser is told again how that body is framed; the protocol has heard everything else already.
+    """
+
+    def __init__(self, protocol: GuardedProtocol) -> None:
+        self._protocol = protocol
+        self._told = False
+        self.on_body = protocol.on_body
+        self.on_message_complete = protocol.on_message_complete
+
+    def tell(self, framing: list[tuple[bytes, bytes]]) -> None:
+        fields = b"".join(b"%b: %b\r\n" % field for field in framing)
+        self._protocol.parser.feed_data(b"POST / HTTP/1.1\r\n%b\r\n" % fields)
+
+    def on_message_begin(self) -> None:
+        if self._told:
+            self._protocol.on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        if self._told:
+            self._protocol.on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._told:
+            self._protocol.on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        if self._told:
+            self._protocol.on_headers_complete()
+        self._told = True
 
 
 def _problem(error: FollowupError) -> bytes:

@@ -116,8 +116,11 @@ class Supervisor:
 
     def _stop(self, number: int, _frame: FrameType | None) -> None:
         self._stopping = True
-        if self._process is not None:
-            self._process.send_signal(number)
+        if self._process is None:
+            return
+        self._process.send_signal(number)
+        if self._process.poll() is None:  # once the worker takes nothing more, newcomers are refused, not left waiting
+            self._command.socket.close()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

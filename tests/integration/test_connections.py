@@ -32,6 +32,7 @@ class App:
 
     def __init__(self) -> None:
         self.headers: list[list[tuple[bytes, bytes]]] = []
+        self.bodies: list[bytes] = []
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
@@ -39,9 +40,12 @@ class App:
             await send({"type": "websocket.accept"})
             await receive()
             return
-        size = 0
-        while scope["path"] != "/early" and (message := await receive()).get("more_body"):
-            size += len(message["body"])
+        body, more = b"", scope["path"] != "/early"
+        while more:
+            message = await receive()
+            body += message.get("body", b"")
+            more = message.get("more_body", False)
+        self.bodies.append(body)
         self.headers.append(scope["headers"])
         body = bytes(32 * 2**20) if scope["path"] == "/large" else b"ok"
         head = [(b"content-length", str(len(body)).encode())]
@@ -196,16 +200,17 @@ async def test_a_trailer_field_is_no_header(name: bytes) -> None:
         assert all(b"believed" not in value for headers in server.app.headers for _, value in headers)
 
 
+@pytest.mark.parametrize("head", [CHUNKED, CHUNKED[:-2] + b"Upgrade: h2c\r\nConnection: Upgrade\r\n\r\n"])
 @pytest.mark.parametrize(
     "rest",
     [b"0\r\nA: " + b"a" * 500_000, b"0\r\n" + b"A: b\r\n" * 80_000, b"2;" + b"e" * 500_000],
     ids=["one trailer field", "many trailer fields", "a chunk's extension"],
 )
-async def test_what_stands_between_and_behind_the_parts_of_a_body_is_limited(rest: bytes) -> None:
+async def test_what_stands_between_and_behind_the_parts_of_a_body_is_limited(head: bytes, rest: bytes) -> None:
     async with guarded() as server:
         memory = psutil.Process().memory_info().rss
         _reader, writer = await server.connect()
-        writer.write(CHUNKED + b"2\r\nab\r\n")
+        writer.write(head + b"2\r\nab\r\n")
         with pytest.raises(ConnectionError):
             for _ in range(200):
                 writer.write(rest)
@@ -266,6 +271,18 @@ async def test_half_open_connections_make_room_for_probes_and_requests() -> None
             assert (await asyncio.wait_for(server.ask(LIVEZ.replace(b"/livez", b"/x")), 2)).startswith(b"HTTP/1.1 200")
         assert len(server.connections) <= 200
         assert server.connections.refused["evicted"] >= 200
+
+
+async def test_what_is_answered_already_makes_room_while_the_rest_of_it_is_awaited() -> None:
+    async with guarded(in_all=4) as server:
+        readers = []
+        for _ in range(60):  # more than there is room for, probes' places with it
+            reader, writer = await server.connect()
+            writer.write(b"POST /early HTTP/1.1\r\nHost: h\r\nContent-Length: 1000000\r\n\r\n")
+            readers.append(reader)
+        await asyncio.gather(*(reader.read(9) for reader in readers), return_exceptions=True)
+        assert (await server.ask(LIVEZ)).startswith(b"HTTP/1.1 200")
+        assert (await server.ask(GET.replace(b"Host", b"Connection: close\r\nHost"))).startswith(b"HTTP/1.1 200")
 
 
 async def test_connections_at_work_are_kept_and_only_probes_find_room_beside_them() -> None:
@@ -371,10 +388,38 @@ async def test_what_is_no_http_is_400_and_is_not_repeated(sent: bytes) -> None:
         assert b"HELO" not in answer
 
 
-async def test_an_unknown_upgrade_is_answered_as_if_it_had_not_been_wished_for() -> None:
+# As curl --http2 and Java's HttpClient send it, which offer HTTP/2 with every request.
+H2C = b"Host: h\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQ\r\n"
+
+
+@pytest.mark.parametrize(
+    "framing",
+    [
+        b"Content-Length: 11\r\n\r\nhello world",
+        b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n6\r\n world\r\n0\r\n\r\n",
+    ],
+    ids=["length", "chunked"],
+)
+@pytest.mark.parametrize("head", [b"POST /body HTTP/1.1\r\n" + H2C, b"POST /body" + UPGRADE[7:-2]], ids=["h2c", "ws"])
+@pytest.mark.parametrize("piece", [1, 7, 100_000])
+async def test_an_upgrade_that_is_not_taken_costs_no_body_and_no_connection(
+    head: bytes, framing: bytes, piece: int
+) -> None:
+    request = head + framing
+    sent = request * 3 + b"GET /x HTTP/1.1\r\n" + H2C + b"\r\n" + request + LIVEZ
     async with guarded() as server:
-        answer = await server.ask(b"GET /x HTTP/1.1\r\nHost: h\r\nUpgrade: h2c\r\nConnection: Upgrade\r\n\r\n")
-        assert answer.startswith(b"HTTP/1.1 200")
+        answer = await server.ask(*(sent[at : at + piece] for at in range(0, len(sent), piece)))
+        assert answer.count(b"HTTP/1.1 200") == 6
+        assert server.app.bodies == [b"hello world"] * 3 + [b"", b"hello world", b""]
+
+
+async def test_what_is_no_http_behind_an_upgrade_that_is_not_taken_is_400() -> None:
+    async with guarded() as server:
+        reader, writer = await server.connect()
+        writer.write(b"GET /x HTTP/1.1\r\n" + H2C + b"\r\n")
+        assert (await reader.readuntil(b"ok")).startswith(b"HTTP/1.1 200")
+        writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+        assert problem(await asyncio.wait_for(reader.read(), 10))["status"] == 400
 
 
 def test_all_connections_fit_below_the_file_limit() -> None:
