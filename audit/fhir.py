@@ -75,6 +75,8 @@ def _entities(entry: Mapping[str, Any]) -> list[dict[str, Any]]:
         }
     ]
     for patient in [entry["patient_id"]] if entry["patient_id"] is not None else entry.get("patients") or ():
+        if patient is None:
+            continue  # in rows from before that was refused
         what: dict[str, Any] = {"identifier": {"value": patient}}
         if _FHIR_ID.fullmatch(patient):
             what["reference"] = f"Patient/{patient}"

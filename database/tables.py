@@ -38,6 +38,23 @@ _TIME_OF_ID = (
 )
 
 
+# What every reader of a row can carry, and the limits of an export's line; migration 0006.
+_EVENT_FITS = (
+    "octet_length(concat(action, route, outcome, principal, roles, client_id, patient_id, target, purpose_of_use,"
+    " user_agent)) <= 65536"
+    " AND coalesce(octet_length(detail), 0) <= 1048576"
+    " AND (patients IS NULL OR patients = '{}' OR array_ndims(patients) = 1 AND array_lower(patients, 1) = 1"
+    " AND array_position(patients, NULL) IS NULL AND octet_length(patients::text) <= 262144)"
+)
+_PREDICTION_FITS = (
+    "octet_length(concat(route, model_name, model_version, model_digest, variant, principal, roles, client_id,"
+    " patient_id, purpose_of_use, user_agent)) <= 65536"
+    " AND octet_length(input) + octet_length(result) <= 4194304"
+    " AND coalesce(octet_length(answer_commitment), 32) = 32"
+)
+_KEY_FITS = "octet_length(concat(subject, wrapping_key_id)) + coalesce(octet_length(wrapped_key), 0) <= 65536"
+
+
 class XID8(UserDefinedType[str]):
     """PostgreSQL's 64-bit transaction id."""
 
@@ -113,6 +130,7 @@ class PredictionRecord(Table):
         Index(None, "model_name", "created_at", "id"),
         CheckConstraint("principal <> ''", name="principal"),
         CheckConstraint(_TIME_OF_ID, name="time_of_id"),
+        CheckConstraint(_PREDICTION_FITS, name="fits"),
         {"postgresql_partition_by": "RANGE (created_at)"},
     )
 
@@ -159,6 +177,7 @@ class AuditEvent(Table):
         Index(None, "patients", postgresql_using="gin", postgresql_where=text("patients IS NOT NULL")),
         CheckConstraint("principal <> ''", name="principal"),
         CheckConstraint(_TIME_OF_ID, name="time_of_id"),
+        CheckConstraint(_EVENT_FITS, name="fits"),
         {"postgresql_partition_by": "RANGE (created_at)"},
     )
 
@@ -275,6 +294,7 @@ class DataKey(Table):
         Index("uq_data_keys_subject", "subject", unique=True, postgresql_where=text("destroyed_at IS NULL")),
         Index(None, "destroyed_at", postgresql_where=text("destroyed_at IS NOT NULL")),
         CheckConstraint("(wrapped_key IS NULL) = (destroyed_at IS NOT NULL)", name="destroyed"),
+        CheckConstraint(_KEY_FITS, name="fits"),
     )
 
     id: Mapped[UUID] = mapped_column(primary_key=True)
@@ -310,6 +330,7 @@ class BreakGlass(Table):
             "expires_at > started_at AND expires_at <= started_at + interval '60 minutes'", name="duration"
         ),
         CheckConstraint("reviewed_by <> clinician", name="reviewer"),
+        CheckConstraint("octet_length(reason) <= 65536", name="fits"),
         Index(None, "clinician", "expires_at"),
         Index(
             "ix_break_glass_one_spelling", text("canonical_subject(clinician)"), text("canonical_subject(patient_id)")

@@ -162,6 +162,26 @@ def test_a_supervisor_that_is_killed_takes_its_worker_with_it(of_its_own: Server
     assert worker in psutil.wait_procs([worker], timeout=15)[0]
 
 
+def test_whoever_comes_while_it_stops_is_refused_and_not_left_waiting(of_its_own: Server, issuer: DevIssuer) -> None:
+    of_its_own.start()
+    assert of_its_own.process is not None
+    with socket.create_connection(("127.0.0.1", of_its_own.port)) as unfinished:
+        token = bearer(issuer, "clinician")["Authorization"].encode()
+        head = (
+            b"POST /api/v1/ml/predict HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nAuthorization: " + token
+        )
+        unfinished.sendall(head + b"\r\nContent-Length: 9\r\n\r\n")
+        time.sleep(0.2)
+        of_its_own.process.send_signal(signal.SIGTERM)
+        deadline = time.monotonic() + 5
+        with pytest.raises(ConnectionRefusedError):
+            while time.monotonic() < deadline:
+                socket.create_connection(("127.0.0.1", of_its_own.port), timeout=1).close()
+                time.sleep(0.05)
+        assert of_its_own.process.poll() is None  # it waits for what was begun
+    assert of_its_own.process.wait(30) == 0
+
+
 def test_a_signal_lets_requests_finish_and_ends_all_with_0(of_its_own: Server) -> None:
     of_its_own.start()
     worker = of_its_own.worker

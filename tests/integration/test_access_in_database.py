@@ -20,8 +20,10 @@ from access.door import Door
 from access.jwks import PinnedKeys
 from access.policy import Relation
 from access.principal import Principal, Role
+from access.recording import change, changed
 from access.sessions import LoginSessions
 from access.tokens import TokenVerifier
+from audit.data_keys import DataKey
 from audit.envelope import Envelope
 from audit.record import created_at, new_id
 from database.engine import open_async_engine
@@ -347,8 +349,8 @@ class OneKey:
     def seal(self, plain: bytes, bound_to: str) -> bytes:
         return self._envelope.seal(plain, bound_to)
 
-    def open(self, sealed: bytes, bound_to: str) -> bytes:
-        return self._envelope.open(sealed, bound_to)
+    def read(self, sealed: bytes, bound_to: str) -> bytes | None:
+        return DataKey(self.id, "", b"", self._envelope).read(sealed, bound_to)
 
     async def current(self, subject: str) -> "OneKey":
         self.subjects.append(subject)
@@ -443,6 +445,14 @@ class TestBreakGlass:
         keys.destroyed = True
         (shown,) = (await glass.listing(principal(Role.AUDITOR, subject="a-1")))[0]
         assert shown["reason"] is None
+
+    async def test_a_reason_that_does_not_open_hides_no_other(self, glass: BreakGlass, app: AsyncEngine) -> None:
+        await glass.start(principal(Role.CLINICIAN), "p-1", "the canary is ill", 5, event=breaking())
+        call = "break_the_glass(gen_random_uuid(), 'x', 'p-1', :key, 'garbage', 60, 0, 3, 10, false, :event)"
+        await changed(app, change(call, breaking(), key=OneKey.id))
+        reader = principal(Role.AUDITOR, subject="a-1")
+        reasons = [(row["reason"], row.get("unreadable")) for row in (await glass.listing(reader))[0]]
+        assert sorted(reasons, key=str) == [("the canary is ill", None), (None, True)]
 
     async def test_clinicians_see_their_own_and_reviewers_all(self, glass: BreakGlass) -> None:
         for number in (1, 2):

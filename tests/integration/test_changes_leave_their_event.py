@@ -196,28 +196,113 @@ def test_a_lock_that_any_role_may_take_holds_up_no_month(
         assert app.execute("SELECT ensure_partitions(3)").fetchone() == (0,)
 
 
-@pytest.mark.parametrize(
-    ("columns", "values"),
-    [
-        ("target", ["x" * 70_000]),
-        ("user_agent", ["x" * 9_000_000]),
-        ("patients", [[["a", "b"], ["c", "d"]]]),
-        ("patients", [["x" * 300_000]]),
-        ("detail", [b"x" * 2_000_000]),
-    ],
-    ids=["a long target", "a giant one", "patients in a square", "a giant patient", "a giant detail"],
-)
-def test_it_puts_nothing_into_the_log_that_a_reader_could_not_carry(
-    app: Connection, owner: Connection, columns: str, values: list[Any]
-) -> None:
+GIANT = 9_000_000
+# One of each column of the trail's tables that has no size of its own, and shapes that no reader expects.
+GIANTS: dict[str, Any] = {"text": "x" * GIANT, "bytea": b"x" * GIANT, "ARRAY": ["x" * GIANT]}
+ODD: list[tuple[str, str, str]] = [
+    ("audit_events", "patients", "'{{a,b},{c,d}}'"),
+    ("audit_events", "patients", "'{a,NULL}'"),
+    ("audit_events", "patients", "'[5:6]={a,b}'"),
+    ("audit_events", "target", "repeat(chr(1), 70000)"),
+    ("ml_predictions", "answer_commitment", "'\\x00'"),
+    ("ml_predictions", "answer_commitment", "decode(repeat('00', 33), 'hex')"),
+]
+
+
+def trail_row(table: str) -> dict[str, Any]:
     identity = new_id()
-    statement = (
-        f"INSERT INTO audit_events (created_at, id, request_id, action, route, status, outcome, principal, roles,"
-        f" client_id, purpose_of_use, latency_ms, {columns})"
-        " VALUES (%s, %s, %s, 'x', '/x', 200, 'success', 'p', '', 'c', 'HOPERAT', 1, %s)"
-    ).encode()
-    with pytest.raises(errors.InsufficientPrivilege, match="row-level security"):
-        app.execute(statement, [created_at(identity), identity, uuid.uuid4(), *values])
+    row: dict[str, Any] = {"created_at": created_at(identity), "id": identity, "request_id": uuid.uuid4()}
+    row |= {
+        "route": "/x",
+        "principal": "p",
+        "roles": "",
+        "client_id": "c",
+        "purpose_of_use": "HOPERAT",
+        "latency_ms": 1,
+    }
+    if table == "audit_events":
+        return row | {"action": "x", "status": 200, "outcome": "success"}
+    row |= {"model_id": 1, "model_name": "m", "model_version": "v", "model_digest": "d", "variant": "champion"}
+    row |= {"key_id": uuid.uuid4(), "input": b"", "result": b"", "cache_hit": False, "inference_time_ms": 1}
+    return row
+
+
+def put(app: Connection, table: str, row: dict[str, Any], **literal: str) -> None:
+    names = [*(name for name in row if name not in literal), *literal]
+    values = [*("%s" for name in row if name not in literal), *literal.values()]
+    statement = f"INSERT INTO {table} ({', '.join(names)}) VALUES ({', '.join(values)})".encode()
+    app.execute(statement, [value for name, value in row.items() if name not in literal])
+
+
+@pytest.mark.parametrize("table", ["audit_events", "ml_predictions"])
+def test_it_puts_nothing_into_the_log_that_a_reader_could_not_carry(
+    app: Connection, owner: Connection, table: str
+) -> None:
+    columns = owner.execute(
+        "SELECT column_name, data_type FROM information_schema.columns"
+        " WHERE table_name = %s AND data_type IN ('text', 'bytea', 'ARRAY', 'jsonb')",
+        [table],
+    ).fetchall()
+    assert len(columns) >= 11
+    put(app, table, trail_row(table))
+    for name, kind in columns:
+        with pytest.raises(errors.CheckViolation):
+            put(app, table, trail_row(table) | {name: GIANTS[kind]})
+    for where, name, literal in ODD:
+        if where == table:
+            with pytest.raises(errors.CheckViolation):
+                put(app, table, trail_row(table), **{name: literal})
+    assert owner.execute(f"SELECT count(*) FROM {table}".encode()).fetchone() == (1,)
+
+
+CHANGES = {
+    "grant care team": "SELECT grant_care_team('c', %(text)s, 1, 'a', %(event)s)",
+    "withdraw care team": "SELECT withdraw_care_team('c', 'p', %(text)s, %(event)s)",
+    "break glass": "SELECT break_the_glass(gen_random_uuid(), 'c', %(text)s, gen_random_uuid(), 's', 60, 0, 3, 10,"
+    " false, %(event)s)",
+    "review break-glass": "SELECT review_break_glass(%(open)s, %(text)s, %(event)s)",
+    "revoke": "SELECT revoke_access('sub', %(text)s, 1, 'a', %(event)s)",
+}
+
+
+@pytest.mark.parametrize("action", CHANGES)
+def test_no_change_is_a_way_round_that(app: Connection, owner: Connection, action: str) -> None:
+    app.execute("SELECT grant_care_team('c', 'p', 1, 'a', %s)", [event("grant care team")])
+    opened = uuid.uuid4()
+    breaking = "SELECT break_the_glass(%s, 'd', 'p', gen_random_uuid(), 's', 60, 0, 3, 10, false, %s)"
+    app.execute(breaking, [opened, event("break glass")])
+    before = events(owner)
+    values = {"text": "p", "open": opened}
+    for name in ("roles", "client_id", "purpose_of_use", "user_agent", "route"):
+        with pytest.raises(errors.CheckViolation):
+            app.execute(CHANGES[action].encode(), values | {"event": event(action, **{name: "x" * GIANT})})
+    with pytest.raises((errors.CheckViolation, errors.ProgramLimitExceeded)):  # or no index holds it
+        app.execute(CHANGES[action].encode(), values | {"text": "y" * GIANT, "event": event(action)})
+    assert events(owner) == before
+    app.execute(CHANGES[action].encode(), values | {"event": event(action)})
+    assert len(events(owner)) == len(before) + 1
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "grant_care_team('c', 'p', {time}, 'a', %s)",
+        "break_the_glass(gen_random_uuid(), 'c', 'p', gen_random_uuid(), 's', {time}, 0, 3, 10, false, %s)",
+        "revoke_access('sub', 'c', {time}, 'a', %s)",
+    ],
+)
+def test_what_gives_for_a_time_takes_nothing_away(app: Connection, owner: Connection, call: str) -> None:
+    for minutes in (0, -5):
+        action = {"g": "grant care team", "b": "break glass", "r": "revoke"}[call[0]]
+        with pytest.raises(errors.InvalidParameterValue):
+            app.execute(f"SELECT {call.format(time=minutes)}".encode(), [event(action)])
+    assert events(owner) == []
+
+
+def test_a_reason_has_a_size(app: Connection, owner: Connection) -> None:
+    breaking = "SELECT break_the_glass(gen_random_uuid(), 'c', 'p', gen_random_uuid(), %s, 60, 0, 3, 10, false, %s)"
+    with pytest.raises(errors.CheckViolation):
+        app.execute(breaking, [b"x" * GIANT, event("break glass")])
     assert events(owner) == []
 
 

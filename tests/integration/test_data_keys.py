@@ -21,7 +21,8 @@ from audit.envelope import Envelope, derive
 from audit.erasure import erase, rewrap
 from audit.history import FirstAnswers, History
 from audit.key_encryption import KeyRing, KmsWrappingKey, LocalWrappingKey
-from audit.record import Caller, Event, FirstAnswer, new_id, sealed_column
+from audit.record import Caller, Event, FirstAnswer, created_at, new_id, sealed_column
+from audit.research import opened_records
 from audit.trail import Trail
 from database.engine import libpq_url, open_async_engine
 from database.reading import Sight
@@ -143,6 +144,56 @@ async def test_erasing_leaves_the_record_and_takes_what_was_said(
     later = record("after the erasure", patient="p")  # the same person may come again, under a new key
     await trail.record([later])
     assert (await history.one(SEEN_BY_PATIENT, later.id))["input_data"] == {"text": "after the erasure"}
+    await trail.close()
+
+
+@pytest.mark.parametrize("what", ["the cipher text", "the key", "the key's wrapping key", "which key"])
+async def test_what_does_not_open_is_shown_as_such_and_hides_nothing_beside_it(
+    async_engine: AsyncEngine,
+    database_url: str,
+    app_url: str,
+    keys: DataKeys,
+    caplog: pytest.LogCaptureFixture,
+    what: str,
+) -> None:
+    """As the server's role can write it: what an auditor or a patient reads must not break off at that row."""
+    trail = Trail(libpq_url(app_url), keys, timeout_s=2)
+    await trail.open()
+    good, bad = record("good", patient="p"), record("bad", patient="p")
+    await trail.record([good])
+    key = await keys.current("patient:p")
+    stored = {"key": key.id, "input": b"garbage"}
+    if what != "the cipher text":
+        stored = {"key": uuid.uuid4(), "input": key.seal(b"{}", sealed_column("input", bad.id))}
+    with psycopg.connect(libpq_url(app_url), autocommit=True) as app:
+        if what in {"the key", "the key's wrapping key"}:
+            wrapping = OLD.id if what == "the key" else "local:unknown"
+            app.execute(
+                "INSERT INTO data_keys (id, subject, wrapping_key_id, wrapped_key) VALUES (%s, 'x', %s, 'garbage')",
+                [stored["key"], wrapping],
+            )
+        app.execute(
+            "INSERT INTO ml_predictions (created_at, id, request_id, route, model_id, model_name, model_version,"
+            " model_digest, variant, principal, roles, client_id, patient_id, purpose_of_use, key_id, input, result,"
+            " cache_hit, inference_time_ms, latency_ms) VALUES (%s, %s, %s, '/x', 1, 'm', 'v', 'd', 'champion', 'dr',"
+            " '', 'c', 'p', 'CAREMGT', %s, %s, %s, false, 'NaN', 'Infinity')",
+            [created_at(bad.id), bad.id, bad.id, stored["key"], stored["input"], stored["input"]],
+        )
+    history = History(async_engine, keys)
+    items = {item["prediction_id"]: item for item in (await history.page(SEEN_BY_PATIENT, limit=10)).items}
+    assert items[str(good.id)]["input_data"] == {"text": "good"}
+    assert "unreadable" not in items[str(good.id)]
+    shown = items[str(bad.id)]
+    assert not {"result"} & shown.keys()
+    if what == "which key":
+        assert shown["erased"] is True  # a key that is not there and one that was destroyed cannot be told apart
+    else:
+        assert (shown["erased"], shown["unreadable"]) == (False, True)
+        assert "does not open" in caplog.text
+    assert (await history.one(SEEN_BY_PATIENT, bad.id))["prediction_id"] == str(bad.id)
+    owner = open_async_engine(database_url, pool_size=1)
+    assert [opened["input"] async for opened in opened_records(owner, keys)] == [{"text": "good"}]
+    await owner.dispose()
     await trail.close()
 
 

@@ -21,6 +21,7 @@ from embedded.postgres import EmbeddedPostgres
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.filterwarnings("ignore:Can't validate argument 'dialect_options'")  # SQLAlchemy, on reading NOT VALID
 def test_the_migrated_schema_is_the_declared_one(engine: Engine) -> None:
     def ours(_object: object, name: str | None, kind: str, _reflected: bool, _other: object) -> bool:
         return not (kind == "table" and name and name.startswith((*(f"{t}_" for t in PARTITIONED), "alembic_version")))

@@ -3,11 +3,13 @@
 import asyncio
 from typing import Any
 
+import orjson
 import pytest
 
-from api.admission import BodyBudget, body_pieces, read_body
-from api.routing import Intake
-from errors import BodyTooLarge, BodyTooSlow, MalformedJson, NotJson, Overloaded
+from api.admission import BodyBudget, body_pieces, parse_body, read_body
+from api.routes.predict import BATCH, DETERIORATION, PREDICT, SYMPTOM_ANALYSIS
+from api.routing import Intake, Route
+from errors import BodyTooLarge, BodyTooSlow, FollowupError, InvalidInput, MalformedJson, NotJson, Overloaded
 
 JSON = {"content-type": "application/json"}
 
@@ -93,3 +95,45 @@ async def test_one_caller_does_not_have_all_the_memory_and_gets_theirs_back() ->
     given_up.cancel()
     await asyncio.gather(given_up, return_exceptions=True)
     assert isinstance(await body("one"), bytes)
+
+
+def refused_in(route: Route, document: Any) -> FollowupError:
+    with pytest.raises(FollowupError) as refused:
+        parse_body(route, orjson.dumps(document))
+    return refused.value
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {f"unknown{number}": 0 for number in range(300_000)},
+        {"model_name": "m", "items": [0] * 1_000_000},
+        {"model_name": "m", "items": [{"id": "x", "input_data": {f"k{n}": [n] for n in range(6000)}}] * 64},
+        {"model_name": "m", "items": [""] * 1_000_000},
+        {"model_name": "m", "items": ['"\\,[{'] * 200_000},
+    ],
+    ids=["names", "zeros", "in items", "texts", "texts like marks"],
+)
+def test_more_values_than_a_batch_can_need_are_refused_unread(document: Any) -> None:
+    assert isinstance(refused_in(BATCH, document), BodyTooLarge)
+
+
+def test_what_has_thousands_of_faults_is_told_their_number_only() -> None:
+    refused = refused_in(DETERIORATION, {f"SECRET{number}": 0 for number in range(4000)})
+    assert isinstance(refused, InvalidInput)
+    assert [(fault.pointer, fault.message) for fault in refused.faults] == [("", "has 4001 faults")]
+
+
+def test_a_batch_is_counted_before_its_items_are_looked_at() -> None:
+    refused = refused_in(BATCH, {"model_name": "m", "items": [{}] * 10_000})
+    assert isinstance(refused, InvalidInput)
+    assert [(fault.pointer, fault.message) for fault in refused.faults] == [("/items", "at most 64 items are taken")]
+
+
+def test_the_largest_honest_bodies_pass() -> None:
+    """Texts may be made of nothing but what JSON is made of."""
+    text = ',[{"\\' * 4000
+    parse_body(SYMPTOM_ANALYSIS, orjson.dumps({"text": text}))
+    items = [{"id": str(number), "input_data": {"text": text[:5000]}} for number in range(64)]
+    parse_body(BATCH, orjson.dumps({"model_name": "m", "items": items}))
+    parse_body(PREDICT, orjson.dumps({"model_name": "m", "input_data": {"values": [0.5] * 4000}}))
