@@ -49,6 +49,8 @@ class SealingKey(Protocol):
 
     def open(self, sealed: bytes, bound_to: str) -> bytes: ...
 
+    def read(self, sealed: bytes, bound_to: str) -> bytes | None: ...
+
 
 class SealingKeys(Protocol):
     """The keys of patients."""
