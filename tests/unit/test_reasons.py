@@ -3,6 +3,7 @@
 import pytest
 
 from access.reasons import explains, says_something
+from api.schemas import BreakGlassRequest
 
 FILLERS = "\u3164\uffa0\u115f\u1160" * 4
 
@@ -94,3 +95,8 @@ def test_words_in_any_script_are(reason: str) -> None:
 @pytest.mark.parametrize(("reason", "enough"), [("a lawsuit", True), ("...", False), ("\u200b\u200b\u200b", False)])
 def test_where_no_length_is_asked_for_it_still_says_something(reason: str, enough: bool) -> None:
     assert says_something(reason) is enough
+
+
+@pytest.mark.parametrize("reason", ["患者昏迷", "患者昏迷需要查看", "मरीज बेहोश है", "Found unconscious\n\tin the hall"])
+def test_the_schema_asks_for_no_more_signs_than_a_reason_needs(reason: str) -> None:
+    assert BreakGlassRequest(patient_id="p-1", reason=reason, minutes=5, confirmation=None).reason == reason
