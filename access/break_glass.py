@@ -12,6 +12,7 @@ import base64
 import binascii
 import hmac
 import logging
+import secrets
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from typing import Any, Final, NoReturn, Protocol
 from uuid import UUID, uuid4
 
 from sqlalchemy import func, literal, select, tuple_
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from access.principal import Principal, Role
@@ -35,6 +37,7 @@ LONGEST_REASON: Final = 500
 LONGEST_MINUTES: Final = 60
 MINUTES_ABOVE_CEILING: Final = 10
 _CONFIRMED_WITHIN_MINUTES: Final = 5
+_NONCE_BYTES: Final = 8
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _ROW: Final = Row.__table__.c
 
@@ -120,12 +123,49 @@ class BreakGlass:
         event: Event,
         confirmation: str | None = None,
     ) -> Broken:
-        """Relate a clinician to a patient for so many minutes. `reason` has 10 to 500 characters.
+        """Relate a clinician to a patient for so many minutes. `reason` has 500 characters at most.
 
-        Raises ConfirmationNeeded above the ceiling, whose `confirmation` has to come back within five minutes,
-        Forbidden where a hard stop is set, Unavailable: then nothing is in force.
+        Raises ConfirmationNeeded above the ceiling, whose `confirmation` has to come back within five minutes and
+        counts once, Forbidden where a hard stop is set, Unavailable: then nothing is in force.
         """
-        break_id = uuid4()
+        confirmed = self._confirmed(principal.subject, patient_id, confirmation or "")
+        # How many uses a day has seen comes back when an old one is a day ago; an id does not. The database takes each
+        # only once, so that one made of the confirmation lets it count once, however many send it at a time.
+        break_id = uuid4() if confirmed is None else self._id_of(confirmation or "")
+        try:
+            row = await self._break(
+                principal, patient_id, reason, minutes, break_id=break_id, confirmed=confirmed, event=event
+            )
+        except IntegrityError:
+            if confirmed is None:
+                raise
+            break_id = uuid4()
+            row = await self._break(
+                principal, patient_id, reason, minutes, break_id=break_id, confirmed=None, event=event
+            )
+        if row["ends"] is None:
+            self._refuse(row, principal.subject, patient_id)
+        above = row["outcome"] == "above"
+        self._changed(principal.subject, patient_id)
+        self._alarm(above)
+        lasts_s = (row["ends"] - datetime.now(UTC)).total_seconds()
+        log.warning("break-glass: %s is in force for %.0f minutes and must be reviewed", break_id, lasts_s / 60)
+        if above:
+            log.error("break-glass: %s is above the ceiling; see its review first", break_id)
+        return Broken(break_id, row["ends"])
+
+    async def _break(
+        self,
+        principal: Principal,
+        patient_id: str,
+        reason: str,
+        minutes: int,
+        *,
+        break_id: UUID,
+        confirmed: int | None,
+        event: Event,
+    ) -> Mapping[str, Any]:
+        """What the database made of it. Raises IntegrityError for an id that was there before, Unavailable."""
         key = await self._keys.current(f"patient:{patient_id}")
         ceiling = self._ceiling
         row = await changed(
@@ -140,23 +180,14 @@ class BreakGlass:
                 key_id=key.id,
                 reason=key.seal(reason.encode(), _bound_to(break_id)),
                 minutes=minutes,
-                confirmed=self._confirmed(principal.subject, patient_id, confirmation or ""),
+                confirmed=confirmed,
                 most_open=ceiling.most_open,
                 most_a_day=ceiling.most_a_day,
                 hard_stop=ceiling.hard_stop,
             ),
         )
         assert row is not None
-        if row["ends"] is None:
-            self._refuse(row, principal.subject, patient_id)
-        above = row["outcome"] == "above"
-        self._changed(principal.subject, patient_id)
-        self._alarm(above)
-        lasts_s = (row["ends"] - datetime.now(UTC)).total_seconds()
-        log.warning("break-glass: %s is in force for %.0f minutes and must be reviewed", break_id, lasts_s / 60)
-        if above:
-            log.error("break-glass: %s is above the ceiling; see its review first", break_id)
-        return Broken(break_id, row["ends"])
+        return row
 
     def _refuse(self, row: Mapping[str, Any], clinician: str, patient_id: str) -> NoReturn:
         uses = f"{row['open_now']} uses are open and not reviewed, {row['of_the_day']} were made in a day."
@@ -165,24 +196,34 @@ class BreakGlass:
         raise ConfirmationNeeded(
             f"{uses} Another one lasts {MINUTES_ABOVE_CEILING} minutes and is reviewed first. If it cannot wait, send"
             " the same again with this confirmation, within five minutes.",
-            confirmation=self._confirmation(clinician, patient_id, row["of_the_day"], self._minute()),
+            confirmation=self._confirmation(
+                clinician, patient_id, row["of_the_day"], self._minute(), secrets.token_hex(_NONCE_BYTES)
+            ),
         )
 
     def _minute(self) -> int:
         return int(self._clock() // 60)
 
-    def _confirmation(self, clinician: str, patient_id: str, uses: int, minute: int) -> str:
-        """For one clinician, one patient, the next use after so many of the day, and the minutes from this one on."""
-        return f"{uses}.{self._digest(f'{clinician}|{patient_id}|{uses}|{minute}'.encode()).hex()[:32]}"
+    def _confirmation(self, clinician: str, patient_id: str, uses: int, minute: int, nonce: str) -> str:
+        """For one clinician, one patient, the next use after so many of the day, and the minutes from this one on.
+
+        No two are the same: one that was used says nothing against another of the same minute.
+        """
+        said = f"{clinician}|{patient_id}|{uses}|{minute}|{nonce}"
+        return f"{uses}.{nonce}.{self._digest(said.encode()).hex()[:32]}"
+
+    def _id_of(self, confirmation: str) -> UUID:
+        return UUID(bytes=self._digest(f"break-glass|{confirmation}".encode())[:16], version=4)
 
     def _confirmed(self, clinician: str, patient_id: str, confirmation: str) -> int | None:
         """After how many uses of the day this confirms the next, None where it confirms nothing."""
-        uses = confirmation.partition(".")[0]
+        uses, _, rest = confirmation.partition(".")
+        nonce = rest.partition(".")[0]
         if not (uses.isascii() and uses.isdigit() and len(uses) <= 6):
             return None
         last = self._minute()
         for minute in range(last - _CONFIRMED_WITHIN_MINUTES + 1, last + 1):
-            made = self._confirmation(clinician, patient_id, int(uses), minute)
+            made = self._confirmation(clinician, patient_id, int(uses), minute, nonce)
             if hmac.compare_digest(made.encode(), confirmation.encode()):
                 return int(uses)
         return None

@@ -28,7 +28,7 @@ class Principal:
     subject: str
     roles: frozenset[Role]
     client_id: str
-    expires_at: int
+    expires_at: float
     token_id: str
     login: str | None = None
     auth_time: int | None = None

@@ -1,6 +1,6 @@
 """Access tokens as AWS Cognito issues them: RS256, checked claim by claim, verified once and remembered.
 
-Stricter than a JWT library must be: no padding, no name twice in one object, whole seconds only, 15 minutes at most.
+Stricter than a JWT library must be: no padding, no name twice in one object, 15 minutes at most, to the digit.
 """
 
 import hashlib
@@ -10,6 +10,8 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any, Final
 
 import jwt
@@ -25,6 +27,7 @@ _LONGEST_TOKEN: Final = 8192
 _LONGEST_KEY_ID: Final = 256
 _REMEMBERED: Final = 10_000
 _MOST_GROUPS: Final = 100
+_YEAR_10000: Final = 253_402_300_800
 _COMPACT: Final = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
 _IDENTIFIER: Final = re.compile(r"[A-Za-z0-9_.:\-]{1,128}")  # also what a patient's id looks like
 _WORDS: Final = "The token is not valid."
@@ -116,17 +119,19 @@ class TokenVerifier:
             raise _Refused("audience")
 
     def _check_times(self, claims: Mapping[str, Any]) -> None:
-        """Whole seconds (RFC 7519 allows more). Clocks may differ for `exp`, `iat` and `nbf`, and for nothing else."""
-        now = self._clock()
-        issued, expires = claims.get("iat"), claims.get("exp")
-        not_before, signed_in = claims.get("nbf", issued), claims.get("auth_time", issued)
-        if not all(type(moment) is int for moment in (issued, expires, not_before, signed_in)):
+        """Clocks may differ for `exp`, `iat` and `nbf`, and for nothing else. Reckoned exactly: floats would round."""
+        now = Fraction(self._clock())
+        issued, expires = _moment(claims.get("iat")), _moment(claims.get("exp"))
+        not_before = _moment(claims["nbf"]) if "nbf" in claims else issued
+        signed_in = _signed_in(claims)
+        if type(signed_in) is not int:  # whole: it names a login
             raise _Refused("times")
-        assert issued is not None and expires is not None
         if expires <= now - _LEEWAY_S:
             raise _Refused("expired")
         if issued > now + _LEEWAY_S or not_before > now + _LEEWAY_S:
             raise _Refused("not-yet-valid")
+        if expires < issued or expires < not_before:  # within the leeway of now, each by itself would pass
+            raise _Refused("ends-before-it-begins")
         if expires - issued > LONGEST_LIFETIME_S:
             raise _Refused("too-long-lived")
         if not 0 < signed_in <= max(issued, now):
@@ -149,7 +154,7 @@ class TokenVerifier:
         if not well_formed:
             raise _Refused("claims")
         assert isinstance(subject, str) and isinstance(token_id, str)
-        signed_in = claims.get("auth_time", claims["iat"])
+        signed_in = _signed_in(claims)
         subject, token_id = canonical_subject(subject), canonical_subject(token_id)
         if self._is_service(claims):
             login, roles = None, frozenset({Role.SERVICE})
@@ -157,7 +162,7 @@ class TokenVerifier:
             # An app client without token revocation issues no origin_jti; the moment of signing in names it as well.
             login = canonical_subject(login or f"{subject}@{signed_in}")
             roles = frozenset(Role(group) for group in groups if group in _ROLES)
-        return Principal(subject, roles, client_id, claims["exp"], token_id, login, signed_in)
+        return Principal(subject, roles, client_id, float(claims["exp"]), token_id, login, signed_in)
 
     def _is_service(self, claims: Mapping[str, Any]) -> bool:
         """A client-credentials token: about the client itself, nobody signed in.
@@ -182,9 +187,24 @@ def _is_identifier(value: Any) -> bool:
     return isinstance(value, str) and _IDENTIFIER.fullmatch(value) is not None
 
 
+def _moment(value: Any) -> Fraction:
+    """A NumericDate (RFC 7519, 2), which may have a fraction. Raises _Refused."""
+    # The range comes first: a fraction made of 1e-999999 would fill the memory.
+    if type(value) not in (int, Decimal) or not 1 <= value < _YEAR_10000:
+        raise _Refused("times")
+    return Fraction(value)
+
+
+def _signed_in(claims: Mapping[str, Any]) -> Any:
+    """When somebody signed in, in whole seconds where the token does not say it itself."""
+    return claims["auth_time"] if "auth_time" in claims else int(claims["iat"])
+
+
 def _object(text: bytes) -> dict[str, Any]:
     """A JSON object in which no name comes twice: parsers disagree on which one counts. Raises ValueError."""
-    document = json.loads(text.decode("utf-8"), object_pairs_hook=_distinct, parse_constant=_refuse_constant)
+    document = json.loads(
+        text.decode("utf-8"), object_pairs_hook=_distinct, parse_constant=_refuse_constant, parse_float=_decimal
+    )
     if not isinstance(document, dict):
         raise _Refused("malformed")
     return document
@@ -195,6 +215,13 @@ def _distinct(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     if len(document) != len(pairs):
         raise _Refused("malformed")
     return document
+
+
+def _decimal(text: str) -> Decimal:
+    try:
+        return Decimal(text)
+    except ArithmeticError as error:  # an exponent that is no number any more
+        raise _Refused("malformed") from error
 
 
 def _refuse_constant(_name: str) -> Any:

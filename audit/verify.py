@@ -2,6 +2,7 @@
 
 Or one proof, as `/audit/proof/{id}` and `/audit/consistency` give it: python audit/verify.py PROOF.json --key KEY
 With `--answer FILE`, whether that is the answer which the record of the proof is committed to.
+What is given beside and cannot be of use, or is not what it should be, is refused before anything is looked at.
 
 Needs Python and `cryptography`, and shares no code with what wrote the trail: its own canonical JSON (RFC 8785), Merkle
 tree (RFC 6962) and signed notes (C2SP). It does not repair and does not guess; what does not hold is listed.
@@ -899,7 +900,9 @@ class Verification:
             proof = ProofVerification(self._key.text)
             for finding in proof.take(document).findings:
                 self.report.find("consistency", None, f"consistency proof: {finding.message}")
-            if proof.report.holds and proof.growth is not None:
+            if proof.growth is None and proof.report.holds:
+                self.report.find("consistency", None, "consistency proof: it is a proof of something else")
+            elif proof.report.holds and proof.growth is not None:
                 before, after = proof.growth
                 steps.append(((before.size, before.root), (after.size, after.root)))
         for before_tree, after_tree in sorted(steps):  # by size, so that each follows what it may continue
@@ -1035,6 +1038,17 @@ def read_document(file: Path) -> dict[str, Any]:
     return read_line(text)
 
 
+def read_growth(file: Path) -> dict[str, Any]:
+    """An answer of `/audit/consistency`. Raises Malformed for anything else, OSError."""
+    try:
+        document = read_document(file)
+    except Malformed as error:
+        raise Malformed(f"{file} is no answer of /audit/consistency: {error}") from error
+    if document.keys() != _GROWTH:
+        raise Malformed(f"{file} is no answer of /audit/consistency")
+    return document
+
+
 def read_proof(file: Path) -> dict[str, Any] | None:
     """The document of a proof, or None where the file is none: then it is an export. Raises NotAnExport, OSError."""
     with open_file(file) as source:
@@ -1166,13 +1180,19 @@ def _look(options: argparse.Namespace) -> tuple[Report, list[str]]:
     if (document := read_proof(options.file)) is not None:
         if not options.key:
             raise Malformed("a proof names no verifier key: give one with --key")
+        if options.consistency:
+            raise Malformed("--consistency belongs to an export, and the file is a proof: give one of them alone")
+        if options.answer and "inclusion_proof" not in document:
+            raise Malformed("an answer is held against the proof of its record, and the file is a proof of growth")
         answer = read_document(options.answer) if options.answer else None
         proof = ProofVerification(options.key, anchors, answer)
         report = proof.take(document)
         return report, [*filter(None, [proof.said]), *_conclusion(report)]
     if options.answer:
         raise Malformed("an answer is held against a proof, and the file is none")
-    growth = [read_document(file) for file in options.consistency]
+    if options.consistency and not anchors:
+        raise Malformed("--consistency shows that newer anchors continue an export: give those with --anchors")
+    growth = [read_growth(file) for file in options.consistency]
     with open_file(options.file) as source:
         if not options.key and _names_no_key(source.readline(LONGEST_LINE)):
             raise NoKey("the export names no verifier key: give one with --key")

@@ -107,11 +107,11 @@ def reject(tag: Tag, comment: Comment = "") -> None:
 def _judge(tag: str, meaning: Any, comment: str) -> None:
     from access.principal import Role
     from commands.operator import operating
-    from registry import catalog, store
+    from registry import catalog, opening
 
     name, _, version = tag.partition(":")
     with operating(Role.APPROVER) as approver, approver.engine.begin() as connection:
-        catalog.approve(connection, store.get(name, version), approver.signer, comment=comment, meaning=meaning)
+        catalog.approve(connection, opening.get(name, version), approver.signer, comment=comment, meaning=meaning)
         approver.record(connection, "approve model" if meaning == "approved" else "reject model", target=tag)
 
 
@@ -187,8 +187,8 @@ def register(
     tag: Annotated[str, typer.Argument(help="NAME:VERSION of the BentoML store")], promote: Promote = False
 ) -> None:
     """Register a version that came into the store by `bentoml models import`."""
-    from registry import store
+    from registry import opening
 
     name, _, version = tag.partition(":")
     with registering(promote=promote) as register_stored:
-        register_stored(store.get(name, version))
+        register_stored(opening.get(name, version))

@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from audit.record import ModelIdentity
 from errors import ModelNotLoaded, SetupError, UnknownModel
-from registry import catalog, store
+from registry import catalog, opening
 from registry.catalog import Registered
 from registry.signatures import SigningKey, require_approval
 from registry.store import Manifest
@@ -218,7 +218,7 @@ class Deployments:
 
     def _open(self, registered: Registered) -> Deployment:
         try:
-            stored = store.get(registered.name, registered.version, expected_digest=registered.digest)
+            stored = opening.get(registered.name, registered.version, expected_digest=registered.digest)
         except SetupError as error:
             raise _Refused(NotLoaded.FILES, str(error)) from error
         except Exception as error:  # whatever a store makes of what lies there: the others are not held up by it

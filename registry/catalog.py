@@ -14,6 +14,7 @@ from sqlalchemy.sql import func
 from database.tables import ModelVersion
 from errors import SetupError, UnknownModel
 from registry.kinds import require_known_kind
+from registry.opening import require_form
 from registry.signatures import CHALLENGER, Meaning, Signer, acts_on, require_approval, standing
 from registry.store import StoredModel
 
@@ -50,9 +51,11 @@ class Registered:
 def register(connection: Connection, stored: StoredModel, author: Signer) -> Registered:
     """Write a stored version into the catalog, signed by its author; one that is there must have the same digest.
 
-    One from before acts were signed is signed for now. Raises SetupError for a kind that nothing here serves.
+    One from before acts were signed is signed for now. Raises SetupError for a manifest or a model card of
+    another form and for a kind that nothing here serves.
     """
     manifest = stored.manifest
+    require_form(stored)
     require_known_kind(manifest.kind, stored.tag)
     known = find(connection, manifest.name, manifest.version)
     if known is not None:
@@ -62,7 +65,7 @@ def register(connection: Connection, stored: StoredModel, author: Signer) -> Reg
         if not any(act.meaning == "registered" and act.model_digest == known.digest for act in acts):
             author.sign(connection, name=known.name, version=known.version, digest=known.digest, meaning="registered")
         return known
-    card = stored.path / "model_card.md"
+    card = _card_of(stored)
     connection.execute(
         insert(ModelVersion).values(
             name=manifest.name,
@@ -76,7 +79,7 @@ def register(connection: Connection, stored: StoredModel, author: Signer) -> Reg
             output_schema=manifest.output_schema,
             metrics=manifest.metrics,
             training=manifest.training,
-            model_card=card.read_text(encoding="utf-8") if card.exists() else "",
+            model_card=card,
             created_by=author.subject,
         )
     )
@@ -84,6 +87,17 @@ def register(connection: Connection, stored: StoredModel, author: Signer) -> Reg
     registered = find(connection, manifest.name, manifest.version)
     assert registered is not None
     return registered
+
+
+def _card_of(stored: StoredModel) -> str:
+    card = stored.path / "model_card.md"
+    try:
+        text = card.read_text(encoding="utf-8") if card.exists() else ""
+    except (OSError, ValueError) as error:
+        raise SetupError(f"The model card of {stored.tag} cannot be read as text.") from error
+    if "\x00" in text:
+        raise SetupError(f"The model card of {stored.tag} cannot be read as text.")
+    return text
 
 
 def approve(
@@ -146,6 +160,8 @@ def promote(
         raise SetupError(f"{name}:{version} is experimental: too little data stands behind it to let it answer.")
     if override == CHALLENGER:
         raise SetupError("That is not a reason.")
+    if not isinstance(candidate.metrics, dict):
+        raise SetupError(f"{name}:{version} was registered with metrics that are none.")
     not_better = candidate.metrics.get("beats_baselines") is False
     if not_better and alias == "champion" and meaning == "promoted" and not override.strip():
         raise SetupError(

@@ -11,10 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import bentoml
-
 from errors import NotFound
-from registry import store
+from registry import opening
 from registry.catalog import Registered
 from registry.store import REPORT_FILE
 
@@ -59,9 +57,9 @@ class Reports:
 
 def _read(version: Registered) -> _Kept:
     try:
-        folder = Path(bentoml.models.get(f"{version.name}:{version.version}").path)
+        folder = opening.folder_of(version.name, version.version)
         look = _look_of(folder)  # before the hashing: what is changed meanwhile is looked at again
-        stored = store.get(version.name, version.version, expected_digest=version.digest)
+        stored = opening.get(version.name, version.version, expected_digest=version.digest)
         page = (stored.path / REPORT_FILE).read_bytes()
     except Exception as error:  # whatever a store makes of what lies there
         raise NotFound("This version has no report, or its files are not those that were registered.") from error

@@ -1,9 +1,10 @@
 """Denylist, log-off, care team and break-glass against a real database, as the server's own role."""
 
 import asyncio
+import contextlib
 import hashlib
 import time
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Awaitable, Collection, Mapping
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -364,6 +365,13 @@ def breaking() -> dict[str, Any]:
     return event("break glass", 201)
 
 
+async def _needed(attempt: Awaitable[Any]) -> str:
+    """The confirmation that is asked for."""
+    with pytest.raises(ConfirmationNeeded) as needed:
+        await attempt
+    return needed.value.confirmation
+
+
 class TestBreakGlass:
     @pytest.fixture
     def keys(self) -> OneKey:
@@ -580,6 +588,40 @@ class TestBreakGlass:
             else:
                 with pytest.raises(ConfirmationNeeded):
                     await confirmed
+
+    @pytest.mark.requirement("S2")
+    async def test_a_confirmation_counts_once_though_an_old_use_drops_out_of_the_day(
+        self, glass: BreakGlass, alarms: list[str], engine: Engine
+    ) -> None:
+        doctor = principal(Role.CLINICIAN)
+
+        def confirmed(confirmation: str | None) -> Awaitable[Any]:
+            return glass.start(
+                doctor, "p-9", "a reason of some length", 60, event=breaking(), confirmation=confirmation
+            )
+
+        oldest = await glass.start(doctor, "p-0", "a reason of some length", 60, event=breaking())
+        for number in (1, 2, 3, 4):
+            with contextlib.suppress(ConfirmationNeeded):
+                await glass.start(doctor, f"p-{number}", "a reason of some length", 60, event=breaking())
+        extra = [await _needed(confirmed(None)) for _ in range(2)]
+        await confirmed(extra[0])
+        with engine.begin() as connection:
+            connection.execute(
+                text(
+                    "UPDATE break_glass SET started_at = started_at - interval '25 hours',"
+                    " expires_at = expires_at - interval '25 hours' WHERE id = :id"
+                ),
+                {"id": oldest.id},
+            )
+        assert extra[0] != extra[1]
+        assert await _needed(confirmed(extra[0])) not in extra  # as many of the day as it was made for
+        outcomes = await asyncio.gather(*(confirmed(extra[1]) for _ in range(10)), return_exceptions=True)
+        assert sum(not isinstance(outcome, BaseException) for outcome in outcomes) == 1
+        assert {type(outcome) for outcome in outcomes if isinstance(outcome, BaseException)} == {ConfirmationNeeded}
+        assert alarms.count("above") == 2
+        with engine.connect() as connection:
+            assert connection.execute(text("SELECT count(*) FROM break_glass")).scalar_one() == 5
 
     async def test_the_list_has_pages(self, glass: BreakGlass) -> None:
         for number in range(7):

@@ -1,7 +1,10 @@
 """Versions: registered with their digest, promoted, followed without a restart, refused when their files changed."""
 
 import asyncio
+import json
+import os
 import shutil
+import socket
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +21,7 @@ from bootstrap import _runners
 from database.tables import ModelSignature
 from errors import ModelNotLoaded, SetupError, UnknownModel
 from inference.deployments import Deployments, NotLoaded
-from registry import catalog, store
+from registry import catalog, opening, store
 from registry.kinds import KINDS
 from registry.signatures import CHALLENGER, Signature, Signer, SigningKey, acts_on
 from registry.store import Manifest, StoredModel
@@ -220,6 +223,110 @@ async def test_a_version_that_cannot_be_loaded_is_missing_and_the_others_answer(
                 assert deployments.missing == {}
         finally:
             await deployments.close()
+
+
+def _put_odd(path: Path, odd: str) -> None:
+    """In the place of a file, or beside the files: what is none."""
+    copy = path.with_name(f"{path.name}.json")
+    if path.exists():
+        path.rename(copy)
+    if odd == "fifo":
+        os.mkfifo(path)
+    elif odd == "socket":
+        here = Path.cwd()
+        os.chdir(path.parent)  # the whole path may be longer than a socket's name
+        try:
+            with socket.socket(socket.AF_UNIX) as bound:
+                bound.bind(path.name)
+        finally:
+            os.chdir(here)
+    else:
+        path.symlink_to({"link": copy, "dangling": "nowhere", "device": "/dev/zero", "loop": path}[odd])
+
+
+@pytest.mark.parametrize("odd", ["fifo", "socket", "link", "dangling", "device", "loop"])
+@pytest.mark.parametrize("place", ["manifest.json", "model.yaml", "answer.txt", "deep/er/any.json", "."])
+async def test_nobody_waits_for_what_is_no_file_in_a_version(
+    deployments: Deployments, engine: Engine, save: Save, save_another: Save, odd: str, place: str
+) -> None:
+    good, bad = save("v1", "one"), save_another("v1", "two")
+    answer_now(engine, good)
+    answer_now(engine, bad)
+    path = bad.path / place
+    path.parent.mkdir(parents=True, exist_ok=True)
+    kept = bad.path.with_name("kept")
+    shutil.copytree(bad.path, kept)
+    try:
+        _put_odd(path, odd)
+        await asyncio.wait_for(deployments.open(), 20)
+        assert await asked(deployments, good.manifest.name) == "one"
+        assert deployments.why_not_loaded(bad.manifest.name, "v1") is NotLoaded.FILES
+        with pytest.raises(SetupError, match=r"no plain file|has no"):
+            opening.get(bad.manifest.name, "v1")
+    finally:
+        for each in (bad.path, bad.path.with_name("v1.json")):  # so that the store can be cleared
+            if each.is_symlink() or not each.is_dir():
+                each.unlink(missing_ok=True)
+            else:
+                shutil.rmtree(each)
+        kept.rename(bad.path)
+
+
+DEEP = "[" * 100_000 + "]" * 100_000
+
+
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [
+        *(("kind", each) for each in ('["a"]', "{}", "5", "null", '"\\u0000"', '"deterioration\\ud800"', DEEP)),
+        *(("stage", each) for each in ('["candidate"]', '"champion"', "null")),
+        *(("name", each) for each in ('"another"', "[]", "7")),
+        *(("task", each) for each in ("[]", '"a\\nb"', json.dumps("x" * 300))),
+        *(("metrics", each) for each in ("[]", '{"a": NaN}', '{"a": 1e400}', '{"beats_baselines": "yes"}', "5", DEEP)),
+        *(("training", each) for each in ('{"a": "\\u0000"}', '{"\\ud800": 1}', f'{{"a": {"[" * 90 + "]" * 90}}}')),
+        *((schema, each) for schema in ("input_schema", "output_schema") for each in ("[]", "null", DEEP)),
+        ("parameters", "[]"),
+        ("cacheable", '"no"'),
+        ("surplus", "1"),
+        ("", "[]"),
+        ("", DEEP),
+        ("", "5"),
+    ],
+    ids=lambda value: f"{value:.20}",
+)
+def test_a_manifest_of_another_form_is_told_in_one_line(engine: Engine, save: Save, name: str, written: str) -> None:
+    stored = save("v1", "one")
+    file = stored.path / "manifest.json"
+    whole = json.dumps({**json.loads(file.read_text()), name: "@"}).replace('"@"', written)
+    file.write_text(whole if name else written)
+    with pytest.raises(SetupError) as told:
+        opening.get(stored.manifest.name, "v1")
+    assert len(str(told.value).splitlines()) == 1
+    try:
+        forced = store.get(stored.manifest.name, "v1")
+    except (SetupError, RecursionError):
+        return
+    if forced.manifest.name == stored.manifest.name:
+        with pytest.raises(SetupError), engine.begin() as connection:
+            catalog.register(connection, forced, AUTHOR)
+
+
+def test_metrics_that_are_none_are_not_promoted_and_a_card_that_is_no_text_not_registered(
+    engine: Engine, save: Save
+) -> None:
+    stored = save("v1", "one")
+    with engine.begin() as connection:
+        catalog.register(connection, stored, AUTHOR)
+        catalog.approve(connection, stored, APPROVER)
+        connection.exec_driver_sql("UPDATE ml_models SET metrics = '[]'")
+        assert [version.version for version in catalog.versions(connection, stored.manifest.name)] == ["v1"]
+    with pytest.raises(SetupError, match="metrics"), engine.begin() as connection:
+        catalog.promote(connection, stored.manifest.name, "v1", by=APPROVER)
+    for content in (b"\xff\xfe", b"a\x00b"):
+        other = save(f"v{len(content)}x", "one")
+        (other.path / "model_card.md").write_bytes(content)
+        with pytest.raises(SetupError, match="model card"), engine.begin() as connection:
+            catalog.register(connection, opening.get(other.manifest.name, other.manifest.version), AUTHOR)
 
 
 async def test_a_server_without_any_model_says_how_to_get_one_and_takes_it(

@@ -106,10 +106,11 @@ async def test_forged_signatures_and_algorithms_are_refused(verifier: TokenVerif
 async def test_a_token_stops_being_good_when_it_expires(issuer: DevIssuer) -> None:
     now = [time.time()]
     verifier = TokenVerifier(PinnedKeys(issuer.jwks_file), issuer=ISSUER, client_ids=[CLIENT_ID], clock=lambda: now[0])
-    token = issuer.token(["clinician"], "sub-1", lifetime_s=-20)  # within the leeway of the first check
+    ago = int(now[0]) - 100
+    token = issuer.token(["clinician"], "sub-1", lifetime_s=-20, iat=ago)  # within the leeway of the first check
     await verifier.verify(token)
     now[0] += 60
-    stale = issuer.token(["clinician"], "sub-1", lifetime_s=-40)
+    stale = issuer.token(["clinician"], "sub-1", lifetime_s=-40, iat=ago)
     with pytest.raises(Unauthenticated):
         await verifier.verify(stale)
 
@@ -164,6 +165,8 @@ async def test_clocks_may_differ_by_half_a_minute_for_three_times_and_for_no_oth
         ({"token_use": "refresh"}, "token-use"),
         ({"sub": "a b"}, "claims"),
         ({"exp": "soon"}, "times"),
+        ({"iat": int(time.time()) + 20, "exp": int(time.time()) - 10}, "ends-before-it-begins"),
+        ({"nbf": int(time.time()) + 20, "iat": 5, "exp": int(time.time()) - 10}, "ends-before-it-begins"),
     ],
     ids="-".join,
 )
@@ -200,13 +203,64 @@ async def test_a_subject_has_one_spelling(verifier: TokenVerifier, issuer: DevIs
 
 
 @pytest.mark.parametrize("name", ["exp", "iat", "nbf", "auth_time"])
-@pytest.mark.parametrize("kind", [float, str, bool, lambda _: None, lambda moment: [moment]])
-async def test_times_are_whole_seconds(verifier: TokenVerifier, issuer: DevIssuer, name: str, kind: Any) -> None:
+@pytest.mark.parametrize("kind", [str, bool, lambda _: None, lambda moment: [moment], lambda moment: {"x": moment}])
+async def test_times_are_numbers(verifier: TokenVerifier, issuer: DevIssuer, name: str, kind: Any) -> None:
     now = int(time.time())
     moment = now + 600 if name == "exp" else now
     assert await verifier.verify(issuer.token(["clinician"], "sub-1", **{name: moment}))
     with pytest.raises(Unauthenticated):
         await verifier.verify(issuer.token(["clinician"], "sub-1", **{name: kind(moment)}))
+
+
+def written(issuer: DevIssuer, **claims: str) -> str:
+    """A signed token with these claims as they are written, which may be no JSON."""
+    now = int(time.time())
+    token = issuer.token(["clinician"], "sub-1", iat=now, exp=now + 600, auth_time=now - 5)
+    payload = json.dumps(jwt.decode(token, options={"verify_signature": False}) | dict.fromkeys(claims, "@"))
+    for name, value in claims.items():
+        payload = payload.replace(f'"{name}": "@"', f'"{name}": {value}')
+    return jwt.PyJWS().encode(payload.encode(), issuer._key, algorithm="RS256", headers={"kid": KEY_ID})
+
+
+@pytest.mark.parametrize(
+    ("claims", "good"),
+    [
+        ({"exp": "{now}.0"}, True),
+        ({"exp": "{now}.25", "iat": "{now}.25", "nbf": "{now}.125"}, True),
+        ({"iat": "{now}.5e0", "exp": "{later}.5"}, True),
+        ({"iat": "{now}.5", "exp": "{later}.50000000000000000000000000000000000000000000000000001"}, False),
+        ({"iat": "{now}", "exp": "{later}.0000000000001"}, False),
+        ({"iat": "{now}.0000000000001", "exp": "{now}"}, False),
+        ({"nbf": "{now}.0000000000001", "exp": "{now}"}, False),
+        *(
+            ({name: bad}, False)
+            for name in ("exp", "iat", "nbf")
+            for bad in ("NaN", "Infinity", "-Infinity", "1e400", "1e999999999999999999999", "1e-999999", "-1.5", "0.5")
+        ),
+        *(({"exp": bad}, False) for bad in ("9" * 4000, "9" * 5000, "1" * 4000 + ".5", '"1.5"', "true")),
+        ({"auth_time": "{now}.0"}, False),
+    ],
+    ids=lambda value: f"{value!s:.60}",
+)
+async def test_a_time_may_have_a_fraction_and_is_reckoned_with_exactly(
+    verifier: TokenVerifier, issuer: DevIssuer, claims: dict[str, str], good: bool
+) -> None:
+    now = int(time.time())
+    token = written(issuer, **{name: value.format(now=now, later=now + 900) for name, value in claims.items()})
+    if good:
+        assert await verifier.verify(token)
+    else:
+        with pytest.raises(Unauthenticated):
+            await verifier.verify(token)
+
+
+async def test_a_login_is_named_by_whole_seconds(verifier: TokenVerifier, issuer: DevIssuer) -> None:
+    now = int(time.time())
+    payload = jwt.decode(issuer.token(["patient"], "sub-1", iat=now + 0.5), options={"verify_signature": False})
+    del payload["origin_jti"], payload["auth_time"]
+    token = jwt.encode(payload, issuer._key, algorithm="RS256", headers={"kid": KEY_ID})
+    principal = await verifier.verify(token)
+    assert (principal.login, principal.auth_time) == (f"sub-1@{now}", now)
 
 
 async def test_a_remembered_token_ends_with_its_expiry(issuer: DevIssuer) -> None:

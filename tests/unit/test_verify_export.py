@@ -254,8 +254,10 @@ def test_what_is_no_file_is_refused_and_nobody_waits_for_it(
     trail: Trail, tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str, place: str
 ) -> None:
     good = put(tmp_path / "trail.ndjson", trail.export(10, 20))
-    folder = tmp_path / "anchors"
+    folder, anchored = tmp_path / "anchors", tmp_path / "anchored"
     folder.mkdir()
+    anchored.mkdir()
+    (anchored / "20.checkpoint").write_text(trail.note(20))
     odd = (folder if place == "anchor" else tmp_path) / "odd.checkpoint"
     if kind == "folder":
         odd.mkdir()
@@ -268,7 +270,7 @@ def test_what_is_no_file_is_refused_and_nobody_waits_for_it(
     options = {
         "file": [str(odd)],
         "anchor": [str(good), "--anchors", str(folder)],
-        "consistency": [str(good), "--consistency", str(odd)],
+        "consistency": [str(good), "--anchors", str(anchored), "--consistency", str(odd)],
         "answer": [str(put(tmp_path / "proof.json", [trail.growth(10, 20)])), "--answer", str(odd)],
     }[place]
     assert verify.main([*options, "--key", trail.key]) == verify.NOT_LOOKED_AT
@@ -297,3 +299,65 @@ def test_a_fhir_export_is_named_once(
     assert verify.main([str(file), "--key", trail.key]) == verify.NOT_LOOKED_AT
     shown = capsys.readouterr()
     assert (shown.out, shown.err.count("\n"), "FHIR" in shown.err) == ("", 1, True)
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "{}", "[]", "x", "inclusion", "both", "export", "lacking", "surplus", "[" * 100_000],
+    ids=lambda value: f"{value:.20}",
+)
+@pytest.mark.parametrize("beside", ["an export", "a proof of growth", "no anchors"])
+def test_what_is_given_as_consistency_and_is_none_is_refused(
+    trail: Trail, tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str, beside: str
+) -> None:
+    growth = trail.growth(20, 21)
+    inclusion = dict.fromkeys(
+        ("prediction_id", "leaf_index", "leaf_hash", "leaf", "tree_size", "inclusion_proof", "checkpoint")
+    )
+    documents: dict[str, Any] = {
+        "inclusion": inclusion,
+        "both": inclusion | growth,
+        "export": trail.export(10)[0],
+        "lacking": {name: value for name, value in growth.items() if name != "to"},
+        "surplus": {**growth, "more": 1},
+    }
+    given = tmp_path / "given\n.json"
+    given.write_text(json.dumps(documents[content]) if content in documents else content)
+    (tmp_path / "21.checkpoint").write_text(trail.note(21))
+    file = put(tmp_path / "file", [growth] if beside == "a proof of growth" else trail.export(10, 20))
+    anchors = [] if beside == "no anchors" else ["--anchors", str(tmp_path)]
+    options = [str(file), "--key", trail.key, *anchors, "--consistency"]
+    assert verify.main([*options, str(given)]) == verify.NOT_LOOKED_AT
+    shown = capsys.readouterr()
+    assert (shown.out, shown.err.count("\n"), shown.err[:14]) == ("", 1, "Not verified: ")
+    good = put(tmp_path / "good.json", [growth])
+    code = verify.main([*options, str(good)])
+    assert code == (verify.HOLDS if beside == "an export" else verify.NOT_LOOKED_AT)
+
+
+def test_an_answer_beside_a_proof_of_growth_is_refused(
+    trail: Trail, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    proof = put(tmp_path / "proof.json", [trail.growth(10, 20)])
+    assert verify.main([str(proof), "--key", trail.key, "--answer", str(proof)]) == verify.NOT_LOOKED_AT
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_proof_of_one_record_shows_no_growth_to_whoever_calls_this_as_a_library(trail: Trail) -> None:
+    path = merkle.proof(merkle.inclusion_path(0, 1), lambda _node: b"")
+    row = {"id": "row-0"}
+    leaf = leaf_bytes("ml_predictions", row)
+    root = merkle.leaf_hash(leaf)
+    note = trail.signer.sign(Checkpoint("followup-test", 1, root, START, 1).body)
+    inclusion = {
+        "prediction_id": "row-0",
+        "leaf_index": 0,
+        "leaf_hash": base64.b64encode(root).decode(),
+        "leaf": leaf.decode(),
+        "tree_size": 1,
+        "inclusion_proof": list(path),
+        "checkpoint": note,
+    }
+    assert verify.ProofVerification(trail.key).take(inclusion).holds
+    report = verify.verify(map(json.dumps, trail.export(10, 20)), trail.key, {}, [inclusion])
+    assert [finding.kind for finding in report.findings] == ["consistency"]
