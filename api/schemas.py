@@ -185,6 +185,9 @@ class EntityShown(_Shown):
     start: int = Field(description="First code point of the mention in the text.")
     end: int = Field(description="Code point after its last.")
     assertion: Literal["present", "negated", "possible", "hypothetical", "historical", "family"]
+    use: Literal["taken", "allergy", "stopped", "held", "refused", "unknown"] | None = Field(
+        None, description="Of a MEDICATION: what the person does with it."
+    )
     codes: list[CodeShown] | None = Field(None, description="Only where `normalize` was asked for.")
 
 

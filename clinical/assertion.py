@@ -2,36 +2,49 @@
 
 ConText (Harkema et al. 2009) with changes that its users ask for: a negation reaches over a whole list but not into
 the next clause, parentheses keep their own scope, words inside a mention are never triggers ("no appetite" is not a
-negation), and section headings count. One pass over the words and one back from trailing triggers: time grows with
-the text and with nothing else. It keeps no text and raises nothing.
+negation). What is read is one statement of the note's structure after the other: nothing reaches from one into the
+next, and sections, boxes and answers count. One pass over the words and one back from trailing triggers: time grows
+with the text and with nothing else. It keeps no text and raises nothing.
 """
 
 import re
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from typing import Final, Literal, Protocol
 
-from clinical.assertion_scope import Match, Scopes, Segment, apply, end_clause
+from clinical.assertion_scope import Match, Scope, Scopes, Segment, apply, end_clause
 from clinical.assertion_triggers import (
+    AFFIRMING,
     AUXILIARIES,
-    HEADINGS,
     RELATIVE_PRONOUNS,
     TRIGGERS,
     VERBS,
+    WHEN_NEEDED,
     Category,
     Trigger,
 )
 from clinical.entities import Assertion
+from clinical.note_structure import Section, Statement, plain, statements
 
 _TOKEN = re.compile(r"[^\W_]+(?:['’][^\W_]+)*|\n|[^\w\s]|_")
-_HEADING = re.compile(r"^[ \t]*([A-Za-z][A-Za-z /&]{1,40}):", re.MULTILINE)
+_WHEN_NEEDED = re.compile(r"\b(?:prn|p\.r\.n\.?|as needed|when needed|if needed)(?!\w)", re.IGNORECASE)
 _YEAR = re.compile(r"(?:19|20)\d\d")
-_STOPS: Final = frozenset(".!?;\n")
+_STOPS: Final = frozenset(".!?;")
 _NO_STOP_AFTER: Final = frozenset({"dr", "mr", "mrs", "ms", "vs", "approx", "e", "g", "i", "st", "q", "b", "t"})
 _SPLITS: Final = frozenset({",", "and", "&", "-", "–", "—", "but", "plus"})
 _NO_FINDINGS: Final = frozenset({"TEST", "PROCEDURE", "MEDICATION", "DOSAGE", "DURATION"})
 _LONGEST: Final = max(len(words) for words in TRIGGERS)
 _FIRST_WORDS: Final = frozenset(words[0] for words in TRIGGERS)
+
+
+_OF_SECTION: Final[dict[Section, Category]] = {
+    "past": "historical",
+    "family": "family",
+    "instructions": "hypothetical",
+}
+# A sentence that begins so is about today, in whatever section it stands.
+_NOW: Final = frozenset(["today", "currently", "now", "presently", "tonight", "presents", "presenting"])
+_STAYS: Final[frozenset[Category]] = frozenset({"family", "historical"})  # under an answer
 
 
 class Place(Protocol):
@@ -45,11 +58,15 @@ class Place(Protocol):
     def end(self) -> int: ...
 
 
-def classify(text: str, places: Sequence[Place]) -> list[Assertion]:
-    """The assertion of each mention in `text`; the mentions don't overlap, in any order."""
+def classify(text: str, places: Sequence[Place], parts: Sequence[Statement] | None = None) -> list[Assertion]:
+    """The assertion of each mention in `text`; the mentions don't overlap, in any order.
+
+    `parts` are the statements of `plain(text)`, where somebody has them already.
+    """
     if not places:
         return []
-    return _Reading(text, places).assertions()
+    text = plain(text)
+    return _Reading(text, places).assertions(statements(text) if parts is None else parts)
 
 
 class _Reading:
@@ -79,31 +96,47 @@ class _Reading:
                 self.mention[token] = index
                 token += 1
 
-    def assertions(self) -> list[Assertion]:
-        for first, end, section in self._sentences():
-            if any(index >= 0 for index in self.mention[first:end]):
-                self._read_sentence(first, end, section)
+    def assertions(self, parts: Sequence[Statement]) -> list[Assertion]:
+        left: Section | None = None  # a section that a sentence about today ended
+        for part in parts:
+            first, end = bisect_left(self.starts, part.start), bisect_left(self.starts, part.end)
+            if part.label > part.start or part.section != left:
+                left = None
+            label = bisect_left(self.starts, part.label)
+            for begin, stop in self._sentences(first, end):
+                spoken = max(begin, label)
+                if part.section is not None and _NOW & set(self.words[spoken : min(spoken + 3, stop)]):
+                    left = part.section
+                if any(index >= 0 for index in self.mention[begin:stop]):
+                    section = None if part.section is None or part.section == left else part.section
+                    self._read_sentence(begin, stop, label, _OF_SECTION.get(section) if section else None)
+                    self._hold_against(part, begin, stop)
         return [_strongest(found) for found in self.found]
 
-    def _sentences(self) -> Iterable[tuple[int, int, Category | None]]:
-        """Token ranges, each with the category that its section's heading gives."""
-        headings = {
-            match.start(): HEADINGS.get(match.group(1).strip().lower()) for match in _HEADING.finditer(self.text)
-        }
-        heading_starts = sorted(headings)
-        section: Category | None = None
-        first = upcoming = 0
-        for token in range(len(self.words)):
-            if token == first:
-                while upcoming < len(heading_starts) and heading_starts[upcoming] <= self.starts[token]:
-                    section = headings[heading_starts[upcoming]]
-                    upcoming += 1
+    def _hold_against(self, part: Statement, first: int, end: int) -> None:
+        """What stands beside the words: an answer, a box."""
+        for token in range(first, end):
+            index = self.first_token.get(token)
+            if index is None:
+                continue
+            found = self.found[index]
+            if part.said is None:
+                continue
+            if part.asked or part.label == part.start:  # words that are nothing but the name of what is answered
+                found &= _STAYS
+            if part.said == "no":
+                found.add("negated")
+            elif part.said == "maybe":
+                found.add("possible")
+
+    def _sentences(self, first: int, end: int) -> Iterable[tuple[int, int]]:
+        """Token ranges of the sentences between two tokens."""
+        begin = first
+        for token in range(first, end):
             if self._stops(token):
-                yield first, token, section
-                first = token + 1
-                if self.words[token] == "\n" and self.words[token + 1 : token + 2] == ["\n"]:
-                    section = None
-        yield first, len(self.words), section
+                yield begin, token
+                begin = token + 1
+        yield begin, end
 
     def _stops(self, token: int) -> bool:
         word = self.words[token]
@@ -111,9 +144,6 @@ class _Reading:
             return False
         after = self.text[self.ends[token] : self.ends[token] + 1]
         before = self.words[token - 1] if token else ""
-        if word == "\n":
-            following = self.text[self.ends[token] : self.ends[token] + 8].lstrip(" \t")[:1]
-            return not (before == "," or following.islower())
         if word == "?" and after and not after.isspace():
             return False  # "?pneumonia"
         if word == ".":
@@ -151,10 +181,14 @@ class _Reading:
             token -= 1
         if token < 0 or self.mention[token] < 0:
             return False
+        if trigger.category == "hypothetical" and self.places[self.mention[token]].type in _NO_FINDINGS:
+            return False  # an order says when it is for: "ibuprofen prn for pain"
+        if self.words[first] == "no" and stop - first == 1 and stop < end and self.words[stop] not in _SPLITS:
+            return False  # "swelling has no associated redness"
         verb = any(word.isalpha() for word in self.words[token + 1 : first])
         if stop < end and self.mention[stop] >= 0:
             return verb  # between two mentions it belongs to the next one, unless a verb ties it to the one before
-        return verb or self.words[first] != "no" or stop == end or self.words[stop] in _SPLITS
+        return True
 
     def _segments(self, first: int, end: int, matches: Sequence[Match]) -> list[Segment]:
         """Cut a sentence at commas and conjunctions."""
@@ -178,10 +212,12 @@ class _Reading:
                 segments[-1].subject = True
         return segments
 
-    def _read_sentence(self, first: int, end: int, section: Category | None) -> None:
-        matches = self._matches(first, end)
+    def _read_sentence(self, first: int, end: int, label: int, section: Category | None) -> None:
+        # A heading is no sentence: "history of present illness" says nothing of history. "Mother:" says whose it is.
+        matches = [m for m in self._matches(first, end) if m.first >= label or m.trigger.category == "family"]
         segments = self._segments(first, end, matches)
         self._sweep_forward(first, end, matches, segments, section)
+        self._affirm(matches, segments)
         previous_end = first
         for match in matches:
             if match.backward:
@@ -215,8 +251,31 @@ class _Reading:
             index = self.first_token.get(token)
             if index is not None:
                 self.found[index].update(active if section is None else {*active, section})
+                if self._is_when_needed(index):
+                    before = self.mention[token - 1] if token > first else -1
+                    if before >= 0 and self.places[before].type not in _NO_FINDINGS:
+                        self.found[before].add("hypothetical")
+                    active["hypothetical"] = Scope(WHEN_NEEDED, WHEN_NEEDED.patience + 1)
+                    continue
                 for scope in active.values():
                     scope.covered += 1
+
+    def _is_when_needed(self, index: int) -> bool:
+        place = self.places[index]
+        return place.type == "DOSAGE" and _WHEN_NEEDED.search(self.text, place.start, place.end) is not None
+
+    def _affirm(self, matches: Sequence[Match], segments: Sequence[Segment]) -> None:
+        """Take a negation from before away where the part of a list says itself that it is there."""
+        negating = [match.first for match in matches if match.trigger.category == "negated"]
+        for segment in segments[1:] if negating else ():
+            at = bisect_left(negating, segment.first)
+            if segment.alternative or (at < len(negating) and negating[at] < segment.end):
+                continue
+            behind = segment.end
+            while behind > segment.first and self.mention[behind - 1] < 0:
+                behind -= 1
+            if behind > segment.first and tuple(self.words[behind : segment.end]) in AFFIRMING:
+                self.found[self.mention[behind - 1]].discard("negated")
 
     def _sweep_back(self, match: Match, stop: int, segments: Sequence[Segment]) -> None:
         """Give the trigger's category to the mentions to its left, as far as its own clause reaches."""

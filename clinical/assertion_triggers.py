@@ -61,7 +61,9 @@ no sign of | no signs of | no history of | no hx of | no h / o | no known | no k
 no suspicion for | no concern for | no concerns for | not suspicious for | not concerning for | not consistent with
 not suggestive of | fails to show | failed to show | failed to reveal | fails to reveal | unremarkable for
 ruled out for | rules out | rather than | as opposed to | never any | no more | dont think | doesnt think
-do not think | not have | no c / o | didnt find | did not find | did not show | didnt show | does not show
+do not think | not have | not have any | not report | not report any | not reporting | not endorse | not endorsing
+not complain of | no report of | no reports of | no complaint of | no complaints of | no c / o | didnt find
+did not find | did not show | didnt show | does not show
 doesnt show | did not reveal | not experiencing | wouldnt call it | would not call it | wouldnt say
 """
 _NEGATED_VERB: Final = "not | dont | doesnt | didnt | havent | hasnt | hadnt | isnt | arent | wasnt | werent | aint"
@@ -71,7 +73,7 @@ did not develop | didnt develop | does not develop | not develop | did not occur
 """
 _NEGATED_BACK: Final = """
 not present | not seen | not found | not noted | not observed | not detected | not identified | not reported
-not appreciated | not evident | : no | : none | : denied | : denies | : negative | : absent | : neg | - no | ? no
+not appreciated | not evident
 not demonstrated | not there | nonexistent | never happened | never occurred | never came | didnt occur
 """
 _POSSIBLE: Final = """
@@ -89,7 +91,8 @@ thinks it might be | think it might be | think i might have | i think | i guess 
 appears to be | wonder if | wondering if | wonders if | unsure if | not sure if | unclear if | wondering whether
 not certain if | uncertain if | is it | is this | could this be | could it be | can it be | might it be
 equivocal for | doubt | doubts | to see if | see if | check if | checking for | check for | testing for | tested for
-whether | not sure whether | feels like | indicative of | consistent with but not diagnostic of | not diagnostic of
+whether | not sure whether | exposed to | exposure to | exposures to | contact with | contacts with | feels like
+indicative of | consistent with but not diagnostic of | not diagnostic of
 favor | favors | favored | working diagnosis of | provisional diagnosis of | potential | potentially | seems like
 seem to have | seems to have
 """
@@ -107,7 +110,7 @@ _HYPOTHETICAL: Final = """
 if | in case of | in case | should you | should he | should she | should they | should it | should the patient
 should i develop | return for | return with | call for | watch for | watch out for | watching for | watching out for
 monitor for | monitored for | monitoring for | look out for | look for | lookout for | on the lookout for
-be aware of | be alert for | as needed for | as needed | prn | prn for | side effects include
+be aware of | be alert for | as needed for | prn for | side effects include
 side effects may include | possible side effects | side effects such as | unless | signs of infection | educated about
 education on | counseled on | counselled on | counseled about | warned about | warned of | warning signs of
 instructed on | worried about | worried i | worried that | worried he | worried she | worry about | worry that
@@ -116,11 +119,14 @@ could develop | may develop | might develop | might get | could get | in the eve
 to keep from | prevent any | seek care for | go to the er for | go to ed for | report any | notify for | call with
 at the first sign of | any sign of | any signs of | seek help for | seek help if | get help for | get checked for
 """
+_HYPOTHETICAL_EITHER: Final = "prn | p . r . n | as needed | when needed | if needed"
 _HYPOTHETICAL_LIST: Final = """
 risk of | risk for | risks of | risk factors for | at risk for | at risk of | to prevent | prevent | prevents
 preventing | prevention of | prophylaxis against | prophylaxis for | prophylaxis | chance of | chances of | to avoid
 avoid | protect against | protects against | to reduce the risk of | may cause | can cause | could cause | might cause
-may lead to | can lead to | could lead to | vaccinated against | vaccination against | immunized against | screen for
+may include | can include | might include | vaccinated for | immunized for | vaccine for | vaccination for
+vaccines for | may lead to | can lead to | could lead to | vaccinated against | vaccination against
+immunized against | screen for
 screening for | screened for | screening | would cause | would develop | would mean
 """
 _HYPOTHETICAL_BACK: Final = """
@@ -140,10 +146,15 @@ previous | prior | remote | former | formerly | status post | s / p | resolution
 recovering from | cured of | once had
 """
 _HISTORICAL_EITHER: Final = "resolved | previously"
+# "As a child he had asthma", and "asthma as a child".
+_HISTORICAL_TIMES: Final = """
+as a child | in childhood | as a teenager | as a teen | as a kid | as an infant | as a baby | as a boy | as a girl
+as a young man | as a young woman | as a student | in the past | years ago | growing up
+"""
 _HISTORICAL_BACK: Final = """
 years ago | year ago | decades ago | decade ago | months ago | winters ago | summers ago | springs ago | falls ago
-seasons ago | last year | in the past | as a child | in childhood | as a teenager | as a teen | as a kid
-as an infant | as a baby | has resolved | have resolved | cleared within | clears within | clearing within
+seasons ago | last year | has gone | have gone | had gone | has resolved | have resolved | cleared within
+clears within | clearing within
 in full remission | in complete remission | in partial remission | stopped on its own | settled on its own
 cleared on its own | went on its own | healed on its own | now resolved | since resolved | resolved completely
 subsided | went away | gone away | cleared up | is gone | are gone | in <year> | in remission | in my twenties
@@ -186,7 +197,7 @@ not the only | not until | nothing helps | nothing helps with
 never leaves | never leave | never misses | never goes | never go
 history and physical | history was | family doctor | family physician | family practice
 family medicine | family meeting | family is | family at | family reports | host family | social history | as if
-even if | if any | if needed | if indicated | like no other | since childhood | prior to | previous to | former smoker
+even if | if any | if indicated | like no other | since childhood | prior to | previous to | former smoker
 prior authorization | previously healthy | previously well | previously reported | natural history of | not unusual
 would like | would recommend | likely to | not been able | not able | not being able | dont like | do not like
 not bad | not too bad | not as bad | not as bad as | not that bad | not surprisingly | feel like | exclude from
@@ -210,7 +221,12 @@ reveals | revealed | confirms
 _ENDS_NEGATION: Final = """
 because | because of | caused | causing | causes | due to | secondary to | after | when | while | since | despite
 cause | cuz | bc | which | whereas | from | on account of | following | to treat | , mild | , severe | , some | so
-given | only
+given | only | for his | for her | for my | for their | for your
+"""
+# "No cough, fever present": of a mention right before, where no negation stands in the same part of the list.
+_AFFIRMS_BACK: Final = """
+present | is present | are present | was present | noted | was noted | is noted | reported | positive | is positive
+was positive | seen | was seen | observed | ongoing | persists | continues | remains | worsening
 """
 
 
@@ -236,9 +252,11 @@ def _build() -> dict[tuple[str, ...], Trigger]:
         (_POSSIBLE_BACK, Trigger("possible", "backward")),
         (_HYPOTHETICAL, Trigger("hypothetical")),
         ("should", Trigger("hypothetical", opens_sentence=True)),
+        (_HYPOTHETICAL_EITHER, Trigger("hypothetical", "either", reach="list", findings_only=True)),
         (_HYPOTHETICAL_LIST, Trigger("hypothetical", reach="list")),
         (_HYPOTHETICAL_BACK, Trigger("hypothetical", "backward")),
         (_HISTORICAL, Trigger("historical")),
+        (_HISTORICAL_TIMES, Trigger("historical", "either", patience=8, findings_only=True)),
         (_HISTORICAL_PHRASE, Trigger("historical", reach="phrase", patience=4)),
         (_HISTORICAL_EITHER, Trigger("historical", "either", reach="phrase", patience=4, findings_only=True)),
         (_HISTORICAL_BACK, Trigger("historical", "backward", findings_only=True)),
@@ -257,6 +275,7 @@ def _add_relative(built: dict[tuple[str, ...], Trigger], relative: str, whose: t
     """A relative has what is said next, unless the relative only tells of the patient or comes along."""
     built.setdefault(whose, Trigger("family"))
     built[("in", *whose)] = Trigger("family", "backward")
+    built[("(", *whose, ")")] = Trigger("family", "backward")
     built.update({(*whose[:-1], relative + "s", word): Trigger("family") for word in ("side", "family")})
     built.update({(word, *whose): Trigger("none") for word in _ACCOMPANYING})
     built.update({(*whose, word): Trigger("none") for word in _TELLING})
@@ -284,12 +303,6 @@ VERBS: Final = _words("""
     demonstrated demonstrates admits endorses endorsed describes described says states stated does did do im ive shes
     hes youre dont didnt doesnt underwent received lives works walks
 """)
-_PAST: Final = """
-past medical history | pmh | pmhx | past history | past surgical history | psh | medical history | surgical history
-history
-"""
-_KIN: Final = "family history | family hx | fh | fhx | family medical history"
-HEADINGS: Final[dict[str, Category]] = {
-    **{" ".join(words): "historical" for words in _phrases(_PAST)},
-    **{" ".join(words): "family" for words in _phrases(_KIN)},
-}
+AFFIRMING: Final = frozenset(_phrases(_AFFIRMS_BACK))
+# An order for when it is needed says that what it is for may come.
+WHEN_NEEDED: Final = Trigger("hypothetical", reach="list", patience=4)

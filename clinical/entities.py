@@ -15,6 +15,7 @@ from typing import Any, Final, Literal, Protocol, Self, get_args
 import numpy as np
 
 from clinical.labelling import Floats, Ints, LabelScheme, likeliest_labels, softmax
+from clinical.note_structure import Statement, plain, statements
 
 EntityType = Literal[
     "SYMPTOM", "CONDITION", "MEDICATION", "TEST", "PROCEDURE", "ANATOMY", "SEVERITY", "DURATION", "DOSAGE"
@@ -26,7 +27,6 @@ LABELS: Final[tuple[str, ...]] = ("O", *(f"{prefix}-{kind}" for kind in ENTITY_T
 
 # Signs that hold one word together although the tokenizer cuts there: can't, 8/10, 2.5, 1,000.
 _JOINT = re.compile(r"(?<=[^\W_])['’](?=[^\W_])|(?<=\d)[.,/](?=\d)")
-_BLANK_LINE = re.compile(r"\n[^\S\n]*\n")
 _SMALLEST: Final = 1e-6
 LEAST_SCORE: Final = 0.1
 
@@ -49,6 +49,7 @@ class Entity:
     end: int
     score: float
     assertion: Assertion = "present"
+    use: str | None = None  # of a MEDICATION: clinical/medication_use.py
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,15 +140,22 @@ def join_windows(parts: Sequence[Floats], spans: Sequence[Span]) -> Floats:
 
 
 def decode(
-    text: str, pieces: Pieces, logits: Floats, scheme: LabelScheme, calibration: Calibration
+    text: str,
+    pieces: Pieces,
+    logits: Floats,
+    scheme: LabelScheme,
+    calibration: Calibration,
+    *,
+    parts: Sequence[Statement] | None = None,
 ) -> list[ScoredSpan]:
     """The mentions in `text`, in order, never overlapping; `logits` is float32[pieces, labels].
 
     A word's probabilities are the mean of its pieces'. The likeliest legal row of labels wins, and no mention goes on
-    over a blank line. A mention's raw score is the probability that it begins, goes on and ends just so; what is
-    calibrated to less than LEAST_SCORE is left out.
+    from one statement into the next; `parts` are those of `plain(text)`, where somebody has them already. A mention's
+    raw score is the probability that it begins, goes on and ends just so; what is calibrated to less than LEAST_SCORE
+    is left out.
     """
-    return [span for span, _ in _decoded(text, pieces, logits, scheme, calibration)[0]]
+    return [span for span, _ in _decoded(text, pieces, logits, scheme, calibration, parts=parts)[0]]
 
 
 def occlusion(
@@ -161,9 +169,10 @@ def occlusion(
     found, rows = _decoded(text, pieces, readings[0], scheme, calibration)
     if rows is None:
         return []
+    begun = _first_words(text, pieces, None)
     scores = np.stack(
         [
-            calibration(_raw_scores(_word_probabilities(text, pieces, one, scheme), scheme, *rows))
+            calibration(_raw_scores(_word_probabilities(pieces, one, scheme, begun), scheme, *rows))
             for one in readings[1:]
         ]
     )
@@ -174,12 +183,18 @@ _Rows = tuple[Ints, Ints, Ints]  # each word's type, and each mention's first wo
 
 
 def _decoded(
-    text: str, pieces: Pieces, logits: Floats, scheme: LabelScheme, calibration: Calibration
+    text: str,
+    pieces: Pieces,
+    logits: Floats,
+    scheme: LabelScheme,
+    calibration: Calibration,
+    *,
+    parts: Sequence[Statement] | None = None,
 ) -> tuple[list[tuple[ScoredSpan, int]], _Rows | None]:
     """The mentions, each with its number among the rows of labels, and those rows."""
     if not len(pieces):
         return [], None
-    words = _word_probabilities(text, pieces, logits, scheme)
+    words = _word_probabilities(pieces, logits, scheme, _first_words(text, pieces, parts))
     kind, opens = likeliest_labels(words, scheme)
     firsts = np.flatnonzero(opens)
     if not len(firsts):
@@ -197,22 +212,24 @@ def _decoded(
     return found, (kind, firsts, stops)
 
 
-def _word_probabilities(text: str, pieces: Pieces, logits: Floats, scheme: LabelScheme) -> Floats:
-    """float32[words, labels]: the mean of each word's pieces."""
+def _word_probabilities(pieces: Pieces, logits: Floats, scheme: LabelScheme, begun: Sequence[int]) -> Floats:
+    """float32[words, labels]: the mean of each word's pieces; at the words `begun` nothing goes on."""
     sizes = np.diff(pieces.word_first, append=len(pieces))
     total = np.add.reduceat(softmax(logits), pieces.word_first, axis=0)
     words = np.asarray(total / sizes[:, None], dtype=np.float32)
-    for row in _paragraph_starts(text, pieces):
+    for row in begun:
         for begin, inside in zip(scheme.begins, scheme.insides, strict=True):
             words[row, begin] += words[row, inside]  # what cannot go on begins
             words[row, inside] = 0
     return words
 
 
-def _paragraph_starts(text: str, pieces: Pieces) -> list[int]:
-    """The first word of the text and of all that follows a blank line."""
-    begun = [int(np.searchsorted(pieces.starts[pieces.word_first], m.start())) for m in _BLANK_LINE.finditer(text)]
-    return [0, *(row for row in begun if 0 < row < len(pieces.word_first))]
+def _first_words(text: str, pieces: Pieces, parts: Sequence[Statement] | None) -> list[int]:
+    """The first word of each statement, and of what stands behind its key."""
+    given = statements(plain(text)) if parts is None else parts
+    places = sorted({place for part in given for place in (part.start, part.label)})
+    begun = np.unique(np.searchsorted(pieces.starts[pieces.word_first], places)).tolist()
+    return [row for row in begun if row < len(pieces.word_first)]
 
 
 def _raw_scores(words: Floats, scheme: LabelScheme, kind: Ints, firsts: Ints, stops: Ints) -> Floats:

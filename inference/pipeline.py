@@ -63,8 +63,13 @@ class Answer:
 
     @property
     def recorded(self) -> dict[str, Any]:
-        """The result as the trail keeps it: with the explanation, where one was given."""
-        return self.result if self.explanation is None else {**self.result, "explanation": self.explanation}
+        """The result as the trail keeps it: with the explanation, where one was given, and the rules it came by."""
+        rules = self.deployment.runner.rules
+        return {
+            **self.result,
+            **({} if self.explanation is None else {"explanation": self.explanation}),
+            **({"rules": rules} if rules else {}),
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -257,7 +262,7 @@ class Pipeline:
             subject=subject,
             model=deployment.identity.name,
             model_digest=deployment.identity.digest,
-            preprocessing=deployment.manifest.preprocessing_version,
+            preprocessing=f"{deployment.manifest.preprocessing_version}|{deployment.runner.rules}",
             canonical_input=deployment.runner.canonical(item),
         )
         if (stored := await self._cache.get(key, data_key)) is not None:

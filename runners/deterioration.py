@@ -54,6 +54,11 @@ class DeteriorationRunner:
         self._input = self._session.get_inputs()[0].name
         self._background = Background.read(folder)
 
+    @property
+    def rules(self) -> str:
+        """None: the score is the model's own."""
+        return ""
+
     def parse(self, input_data: Mapping[str, Any]) -> Item:
         """`{"measurements": [7 x (null or a day)]}` as float32[7, 4]. Raises InvalidInput with every fault's place."""
         days = _days(input_data)

@@ -140,6 +140,10 @@ class Explaining(Generic[Item]):
     def __init__(self, runner: Runner[Item]) -> None:
         self._runner = runner
 
+    @property
+    def rules(self) -> str:
+        return self._runner.rules
+
     def parse(self, input_data: Mapping[str, Any]) -> Item:
         return self._runner.parse(input_data)
 

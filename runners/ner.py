@@ -5,6 +5,7 @@ text. Texts longer than the model reads at once are read in overlapping windows;
 batch, because padding a short one to a long one's length costs more than running them apart.
 """
 
+import hashlib
 import json
 import os
 import re
@@ -32,10 +33,21 @@ from clinical.entities import (
 )
 from clinical.label_mapping import LabelMapping
 from clinical.labelling import Floats, LabelScheme
+from clinical.medication_use import use_of
+from clinical.mention_edges import outside_negation
+from clinical.note_structure import Statement, plain, statements
 from errors import FieldFault, InvalidInput, SetupError
 from runners.onnx_session import open_session
 from runners.runner import Prediction
 
+# What this code makes of a model's scores, by the text of the code: under other rules an old answer is not given again.
+_RULE_FILES: Final = (
+    *("assertion", "assertion_scope", "assertion_triggers"),
+    *("entities", "labelling", "medication_use", "mention_edges", "note_structure"),
+)
+RULES: Final = hashlib.sha256(
+    b"".join(Path(wellness.__file__).with_name(f"{name}.py").read_bytes() for name in _RULE_FILES)
+).hexdigest()[:12]
 MODEL_FILE: Final = "model.onnx"
 TOKENIZER_FILE: Final = "tokenizer.json"
 CODES_FILE: Final = "codes.json"
@@ -90,6 +102,10 @@ class NerRunner:
         self._codes = _open_codes(folder / CODES_FILE) if (folder / CODES_FILE).exists() else None
         self._session = open_session(folder / MODEL_FILE, intra_op_threads=intra_op_threads)
 
+    @property
+    def rules(self) -> str:
+        return RULES
+
     def parse(self, input_data: Mapping[str, Any]) -> Note:
         """`{"text": …, "normalize": false}` to a note. Raises InvalidInput."""
         if not isinstance(input_data, Mapping) or not {"text"} <= input_data.keys() <= {"text", "normalize"}:
@@ -116,19 +132,20 @@ class NerRunner:
 
     def run(self, items: Sequence[Note]) -> Sequence[Prediction]:
         """Find and judge the entities of each text, in order."""
-        texts = [item.text for item in items]
+        texts = [plain(item.text) for item in items]
         encodings = self._tokenizer.encode_batch(texts, add_special_tokens=False)
         pieces = [Pieces.of(text, encoding) for text, encoding in zip(texts, encodings, strict=True)]
         spans = [windows(len(one), self._size, self._overlap) for one in pieces]
         logits = self._logits(pieces, spans)
         return [
-            self._predict(item, one, join_windows(parts, where))
-            for item, one, parts, where in zip(items, pieces, logits, spans, strict=True)
+            self._predict(item, text, one, join_windows(parts, where))
+            for item, text, one, parts, where in zip(items, texts, pieces, logits, spans, strict=True)
         ]
 
     def explain(self, item: Note) -> dict[str, Any]:
         """For each entity the words that change its score most when they are hidden; see `occlusion`."""
-        pieces = Pieces.of(item.text, self._tokenizer.encode(item.text, add_special_tokens=False))
+        text = plain(item.text)
+        pieces = Pieces.of(text, self._tokenizer.encode(text, add_special_tokens=False))
         words = len(pieces.word_first)
         if words > LONGEST_EXPLAINED or len(pieces) > self._size:
             fault = FieldFault("/explain", f"is for texts of at most {LONGEST_EXPLAINED} words and {self._size} pieces")
@@ -144,7 +161,7 @@ class NerRunner:
             for at in range(0, len(read), size)
             for row in self._run_batch(read[at : at + size])[:, 1 : len(pieces) + 1]
         ]
-        found = occlusion(item.text, pieces, answers, self._scheme, self._calibration)
+        found = occlusion(text, pieces, answers, self._scheme, self._calibration)
         return {
             "method": "word occlusion",
             "entities": [
@@ -186,16 +203,18 @@ class NerRunner:
         output: Floats = self._session.run(None, {"input_ids": ids, "attention_mask": mask})[0]
         return output
 
-    def _predict(self, item: Note, pieces: Pieces, logits: Floats) -> Prediction:
-        text = item.text
-        found = decode(text, pieces, logits, self._scheme, self._calibration)
+    def _predict(self, item: Note, read: str, pieces: Pieces, logits: Floats) -> Prediction:
+        """`read` is what the model was given: the text without its markup, place by place."""
+        text, parts = item.text, statements(read)
+        found = outside_negation(read, decode(read, pieces, logits, self._scheme, self._calibration, parts=parts))
         if self._mapping is not None:
             kinds = [self._mapping.type_of(span.type, text[span.start : span.end]) for span in found]
             found = [replace(span, type=kind) for span, kind in zip(found, kinds, strict=True)]
         entities = [
             Entity(span.type, text[span.start : span.end], span.start, span.end, span.score, assertion)
-            for span, assertion in zip(found, classify(text, found), strict=True)
+            for span, assertion in zip(found, classify(read, found, parts), strict=True)
         ]
+        entities = [_with_use(read, parts, one) if one.type == "MEDICATION" else one for one in entities]
         confidence = round(sum(entity.score for entity in entities) / len(entities), 4) if entities else None
         result: dict[str, Any] = {"entities": _by_type(entities, self._codes if item.normalize else None)}
         if self._mapping is not None:
@@ -217,6 +236,11 @@ def _weightiest(deltas: Floats, pieces: Pieces) -> list[dict[str, Any]]:
     ]
 
 
+def _with_use(text: str, parts: Sequence[Statement], drug: Entity) -> Entity:
+    use, assertion = use_of(text, parts, drug, drug.assertion)
+    return replace(drug, use=use, assertion=assertion)
+
+
 def _by_type(entities: Sequence[Entity], codes: CodeBook | None) -> dict[str, list[dict[str, Any]]]:
     grouped: dict[str, list[dict[str, Any]]] = {kind: [] for kind in ALWAYS_SHOWN}
     for entity in sorted(entities, key=lambda one: ENTITY_TYPES.index(one.type) if one.type in ENTITY_TYPES else 99):
@@ -227,6 +251,7 @@ def _by_type(entities: Sequence[Entity], codes: CodeBook | None) -> dict[str, li
                 "start": entity.start,
                 "end": entity.end,
                 "assertion": entity.assertion,
+                **({} if entity.use is None else {"use": entity.use}),
                 **({} if codes is None else {"codes": [asdict(code) for code in codes.find(entity.type, entity.text)]}),
             }
         )

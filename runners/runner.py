@@ -18,6 +18,11 @@ class Prediction:
 class Runner(Protocol[Item]):
     """One loaded model version."""
 
+    @property
+    def rules(self) -> str:
+        """Which rules of this code stand between the model's scores and the answer; recorded with it. May be empty."""
+        ...
+
     def parse(self, input_data: Mapping[str, Any]) -> Item:
         """Check `input_data` and make an item of it. Cheap: runs on the event loop. Raises InvalidInput."""
         ...

@@ -1,5 +1,6 @@
 """Decoding: whole words, exact places, no illegal sequence, nothing lost where windows meet."""
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -143,9 +144,16 @@ def test_two_mentions_of_one_type_side_by_side_stay_two() -> None:
     assert found("fever cough", ["B-SYMPTOM", "B-SYMPTOM"]) == [("SYMPTOM", "fever"), ("SYMPTOM", "cough")]
 
 
-def test_a_mention_never_reaches_over_a_blank_line() -> None:
-    assert found("cough\n\npain", ["B-SYMPTOM", "I-SYMPTOM"]) == [("SYMPTOM", "cough"), ("SYMPTOM", "pain")]
-    assert found("chest\npain", ["B-SYMPTOM", "I-SYMPTOM"]) == [("SYMPTOM", "chest\npain")]
+@pytest.mark.parametrize("between", ["\n\n", "\n", "\n- ", ": "])
+def test_a_mention_never_reaches_from_one_statement_into_the_next(between: str) -> None:
+    labels = ["B-SYMPTOM", *["I-SYMPTOM"] * len(re.findall(r"[-:]", between)), "I-SYMPTOM"]
+    assert found(f"cough{between}pain", labels) == [("SYMPTOM", "cough"), ("SYMPTOM", "pain")]
+
+
+def test_a_mention_goes_on_over_the_end_of_a_line_that_is_full() -> None:
+    words = ["He", "came", "to", "see", "us", "because", "of", "a", "tight", "and", "burning", "chest"]
+    text, labels = " ".join(words) + "\npain", [*["O"] * (len(words) - 1), "B-SYMPTOM", "I-SYMPTOM"]
+    assert found(text, labels) == [("SYMPTOM", "chest\npain")]
 
 
 def test_punctuation_is_taken_off_the_edges() -> None:

@@ -7,6 +7,7 @@ from importlib.metadata import version
 from typing import Any, Final, get_args
 
 from clinical.entities import ENTITY_TYPES, LABELS, Assertion, Calibration
+from clinical.medication_use import Use
 from registry import store
 from registry.store import Manifest
 from training import provenance
@@ -117,7 +118,11 @@ def output_schema() -> dict[str, Any]:
     }
     entity = {
         "type": "object",
-        "properties": {**fields, "codes": {"type": "array", "items": code}},  # where `normalize` was asked for
+        "properties": {
+            **fields,
+            "use": {"enum": list(get_args(Use))},
+            "codes": {"type": "array", "items": code},
+        },  # where `normalize` was asked for
         "required": list(fields),
         "additionalProperties": False,
     }

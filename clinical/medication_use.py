@@ -1,0 +1,90 @@
+"""What a person does with a drug that a note names: takes it, stopped it, holds it back, refused it, cannot bear it.
+
+A drug on a list of allergies is the opposite of one that is taken. Looked at is one statement's text before and behind
+the mention, a bounded stretch of it, so that time grows with the number of mentions and with nothing else.
+"""
+
+import re
+from bisect import bisect_right
+from collections.abc import Sequence
+from typing import Final, Literal, Protocol, cast
+
+from clinical.entities import Assertion
+from clinical.note_structure import Statement
+
+Use = Literal["taken", "allergy", "stopped", "held", "refused", "unknown"]
+
+_BEFORE_CHARACTERS: Final = 120
+_BEHIND_CHARACTERS: Final = 48
+_BEFORE: Final = re.compile(
+    r"\b(?:(?P<allergy>(?:allerg(?:ic|y|ies)|anaphyla(?:xis|ctic)|intoleran(?:t|ce)|sensitiv(?:e|ity)|hypersensitivity|"
+    r"reaction|reacts?|reacted)[ ](?:to|of|with))"
+    r"|(?P<held>(?:hold(?:ing)?|held|withh(?:old|olding|eld)|paus(?:e|ed|ing)|on[ ]hold)(?:[ ]taking)?)"
+    r"|(?P<refused>(?:refus(?:e|es|ed|ing)|declin(?:e|es|ed|ing)|(?:won['’]?t|will[ ]not|would[ ]not|wouldn['’]?t)|"
+    r"does(?:n['’]?t|[ ]not)[ ]want)(?:[ ](?:to[ ])?(?:take|start|continue))?)"
+    r"|(?P<stopped>(?:stop(?:ped|s|ping)?|discontinu(?:e|ed|es|ing)|d/c(?:['’]?d)?|dc['’]?d|quit|ceased?)(?:[ ]taking)?"
+    r"|(?:came|come|coming|taken|took[ ]\w+|weaned|tapered|been|is|now)[ ]off(?:[ ]of)?|ran[ ]out[ ]of|"
+    r"no[ ]longer[ ](?:on|takes?|taking|uses?|using)|"
+    r"(?:finished|completed)(?:[ ](?:a|her|his|the|my))?(?:[ ]course[ ]of)?|used[ ]to[ ](?:take|be[ ]on|use)|"
+    r"previously[ ](?:on|took|taking))"
+    r"|(?P<taken>start(?:ed|s|ing)?|begin|began|begun|initiat(?:e|ed|ing)|continu(?:e|es|ed|ing)|"
+    r"switch(?:ed|ing)?[ ]to|chang(?:ed|ing)?[ ]to|replac(?:ed|ing)?[ ]with|restart(?:ed|ing)?|"
+    r"resum(?:e|ed|ing)|tak(?:es|ing|en)|now[ ]on|but|however|instead|given|giv(?:e|ing)|prescribed))\b",
+    re.IGNORECASE,
+)
+_BEHIND: Final = re.compile(
+    r"[ ]*(?:[-–:(,][ ]*)?"
+    r"(?:(?:was|were|is|are|has|have|had|been|being|now|currently|then|recently|both|all)[ ]+){0,3}(?:"
+    r"(?P<allergy>allerg(?:y|ies|ic)|intoleran(?:ce|t)|anaphylaxis)"
+    r"|(?P<held>held|on[ ]hold|withheld|paused)"
+    r"|(?P<refused>refused|declined)"
+    r"|(?P<stopped>stopped|discontinued|d/c['’]?d|dc['’]?d|ceased|no[ ]longer[ ]taken))\b",
+    re.IGNORECASE,
+)
+_ASIDE: Final = re.compile(r"\([^()]{0,60}\)")
+_SENTENCE: Final = re.compile(r"[.!?;](?=\s)")
+_MEANING: Final[dict[Use, Assertion]] = {
+    "allergy": "negated",
+    "refused": "negated",
+    "stopped": "historical",
+    "held": "historical",
+}
+
+
+class Drug(Protocol):
+    """A mention as this module sees it."""
+
+    @property
+    def start(self) -> int: ...
+    @property
+    def end(self) -> int: ...
+
+
+def use_of(text: str, parts: Sequence[Statement], drug: Drug, assertion: Assertion) -> tuple[Use, Assertion]:
+    """What is done with one drug, and its assertion in that light; `parts` are the statements of the text."""
+    part = parts[bisect_right(parts, drug.start, key=lambda one: one.start) - 1]
+    if assertion in ("family", "hypothetical", "possible"):
+        return "unknown", assertion
+    use: Use | None = "allergy" if part.section == "allergies" else None
+    if use is None:
+        behind = _BEHIND.match(text, drug.end, min(part.end, drug.end + _BEHIND_CHARACTERS))
+        use = _kind(behind) or _said_before(text[max(part.start, drug.start - _BEFORE_CHARACTERS) : drug.start])
+    if use is not None and use != "taken":
+        return use, _MEANING[use]
+    if assertion == "historical":
+        return "stopped", assertion
+    return ("taken" if assertion == "present" else "unknown"), assertion
+
+
+def _said_before(stretch: str) -> Use | None:
+    """What the last words say that decide it, in the sentence that the drug stands in."""
+    stretch = _ASIDE.sub(lambda aside: " " * len(aside.group()), stretch)
+    begins = max((ending.end() for ending in _SENTENCE.finditer(stretch)), default=0)
+    last = None
+    for found in _BEFORE.finditer(stretch, begins):
+        last = found
+    return _kind(last)
+
+
+def _kind(found: re.Match[str] | None) -> Use | None:
+    return None if found is None else cast(Use, found.lastgroup)

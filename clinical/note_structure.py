@@ -1,0 +1,488 @@
+"""What a note is made of: sections, items, keys with their values, questions with their answers, boxes and signs.
+
+A reader of sentences takes "Skin: no rash" for one sentence about skin, and three lines for one. This pass cuts any
+text into statements before anything is judged: whoever reads one needs nothing of its neighbours. A heading on a line
+of its own reaches to the next heading or blank line, one with something behind it to the end of its line. A line goes
+on with the one before only where that one was left open: by a comma, a word that wants another, or by being full.
+
+Pure; time grows with the text and with nothing else; places are code points of the original, and the statements cover
+it once. Marked-up text keeps its places: tags and addresses of pages are blanks to whoever reads it by `plain`.
+"""
+
+import re
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Final, Literal, cast
+
+
+def _words(table: str) -> frozenset[str]:
+    return frozenset(table.split())
+
+
+Section = Literal[
+    "present illness",
+    "past",
+    "family",
+    "social",
+    "allergies",
+    "medications",
+    "review",
+    "exam",
+    "tests",
+    "assessment",
+    "plan",
+    "instructions",
+]
+Answer = Literal["yes", "no", "maybe"]
+
+_NAMES: Final[tuple[tuple[Section, str], ...]] = (
+    (
+        "present illness",
+        "history of present illness | history of the present illness | history of presenting complaint | hpi | hopi"
+        " | hpc | present illness | presenting complaint | chief complaint | chief complaints | cc | complaint"
+        " | complaints | reason for visit | reason for consult | reason for admission | current | currently"
+        " | current complaints | current symptoms | symptoms | interval history | subjective | s | today | now"
+        " | hospital course | course | events | hx | background and presenting complaint",
+    ),
+    (
+        "past",
+        "past medical history | past medical hx | past history | past hx | past medical and surgical history | pmh"
+        " | pmhx | pmhx and pshx | past surgical history | past surgical hx | psh | pshx | medical history"
+        " | surgical history | history | previous history | previous illnesses | past illnesses | prior history"
+        " | past conditions | obstetric history | childhood illnesses",
+    ),
+    ("family", "family history | family hx | family medical history | fh | fhx | fam hx | family"),
+    ("social", "social history | social hx | sh | shx | social | habits | lifestyle"),
+    ("allergies", "allergies | allergy | allergies and intolerances | drug allergies | all | allergic to | adrs"),
+    (
+        "medications",
+        "medications | medication | meds | current medications | current meds | home medications | home meds"
+        " | medication list | drugs | drug history | dh | dhx | rx | discharge medications | medicines | treatment"
+        " | outpatient medications | medications on admission | medications on discharge | prescriptions",
+    ),
+    (
+        "review",
+        "review of systems | review of symptoms | ros | systems review | system review | pertinent negatives"
+        " | pertinent positives | negatives | positives | associated symptoms",
+    ),
+    (
+        "exam",
+        "exam | examination | physical exam | physical examination | on examination | o/e | pe | objective | o"
+        " | vitals | vital signs | vs | findings | clinical findings",
+    ),
+    (
+        "tests",
+        "labs | laboratory | laboratory data | lab results | labs and imaging | imaging | results | investigations"
+        " | studies | tests | data | diagnostics | radiology | micro | microbiology",
+    ),
+    (
+        "assessment",
+        "assessment | impression | imp | diagnosis | diagnoses | dx | a | a/p | assessment and plan"
+        " | assessment/plan | problem list | problems | active problems | discharge diagnosis"
+        " | discharge diagnoses | final diagnosis | principal diagnosis | admitting diagnosis | summary",
+    ),
+    ("plan", "plan | p | plans | recommendations | recommendation | follow up | follow-up | disposition | to do"),
+    (
+        "instructions",
+        "instructions | discharge instructions | patient instructions | return precautions | precautions"
+        " | safety net | safety netting | advice | patient education | when to call | when to seek help",
+    ),
+)
+SECTIONS: Final[dict[str, Section]] = {name.strip(): section for section, names in _NAMES for name in names.split("|")}
+# Headings of a review of systems or of an examination: they go on with the section that they stand in.
+_ORGANS: Final = _words("""
+    skin neuro neurologic neurological cns gi gu cv cvs cardiac cardiovascular resp respiratory pulm pulmonary lungs
+    chest heart heent head eyes ears nose throat ent neck msk musculoskeletal extremities ext abd abdomen abdominal
+    psych psychiatric constitutional general gen endo endocrine heme hematologic lymph derm genitourinary
+    gastrointestinal back limbs mouth breast vascular rectal pelvic mental
+""")
+
+_LONGEST_KEY: Final = 60
+_MOST_KEY_WORDS: Final = 10
+_FULL_LINE: Final = 60
+_LONG_LINE: Final = 40
+
+_ADDRESS: Final = re.compile(r"(?:https?://|www\.)\S{1,2000}")
+_BLOCKS: Final = _words("""
+    br p li div tr td th ul ol table h1 h2 h3 h4 h5 h6 hr
+""")
+_TAG: Final = re.compile(
+    r"</?([A-Za-z][A-Za-z0-9]{0,20})(?:\s[^<>\n]{0,300})?/?>|<!--[^<>]{0,300}-->|&(?:[a-z]{2,8}|#\d{1,6});"
+)
+_RTF: Final = re.compile(r"\\(par|line|pard|tab)?(?:[a-z]{1,32})?-?\d{0,10}(?: |(?=[\\{}\s]))|\\'[0-9a-fA-F]{2}|[{}]")
+_RTF_SIGN: Final = re.compile(r"\\(?:rtf\d|par\b|b0?\b|fs\d)")
+
+_LINE: Final = re.compile(r"[^\n]*\n|[^\n]+")
+_BULLET: Final = re.compile(r"[ \t]*(?:[-*•·‣▪◦–—>]|\d{1,2}[.)]|[a-h][.)])[ \t]+(?=\S)")
+_INNER_BULLET: Final = re.compile(r"(?<=[\s])[-*•·‣▪◦–—](?=[ \t]+\S)")
+_INNER_NUMBER: Final = re.compile(r"(?<=[\s])\d{1,2}[.)](?=[ \t]+\S)")
+_BOX: Final = re.compile(r"\[[ \t]*([xX✓✔*])?[ \t]*\]|([☑☒✓✔■])|[☐□✗✘]|\(([xX ])\)(?=[ \t]*[A-Za-z])")
+_YES_NO_BOXES: Final = re.compile(r"[ \t:]*(yes|no|y|n)\b[ \t,/|]*", re.IGNORECASE)
+_OPEN_END: Final = frozenset(",(/&")
+_WANTS_MORE: Final = _words("""
+    and or nor with of the a an to for in on at by from no denies denied without any his her my their as is was were has
+    had have not than but that which who because since while plus vs including
+""")
+_GOES_ON: Final = _words("""
+    and or nor but with without for since because which that who than while although
+""")
+_SIGN: Final = re.compile(r"(?:(?<=[\s,;:(])|^)(?:\(([+-])\)|([+−-])(?=[ \t]?[A-Za-z]))")
+_END: Final = r"(?=[ \t]*(?:[.,;|!)]|$|\n|[ \t]{2}|[A-Za-z][A-Za-z /]{0,30}:))"
+_SAID: Final = re.compile(
+    r"[ \t]*(?:"
+    r"(?P<no>(?:none|nil|no|n|nope|denies|denied|negative|neg|absent|never|not present|not at all|nothing)\b|"
+    r"\(-\)|[-−–—∅](?![A-Za-z\d]))"
+    r"|(?P<yes>(?:yes|y|yeah|yep|positive|pos|present|endorses|endorsed|reported|admits)\b|\(\+\)|\+{1,3}(?![A-Za-z\d]))"
+    r"|(?P<maybe>(?:maybe|possible|possibly|unsure|unclear|unknown|not sure|equivocal)\b|\?))" + _END,
+    re.IGNORECASE,
+)
+_DASHED: Final = re.compile(r"[ \t]+[-–—][ \t]+(?=(?:no|none|yes|denied|denies|negative|positive)\b)", re.IGNORECASE)
+_ANSWER: Final = re.compile(
+    r"[ \t]*\n?[ \t]*(?:(?:a|ans|answer|pt|patient|reply|response)[ \t]*[:.)-][ \t]*|[-–>]{1,3}[ \t]*)?(?:"
+    r"(?P<no>(?:no|nope|nah|none|never|not really|not at all|denies|denied|negative|neg|n|nothing|absent|"
+    r"i do ?n[o']?t|he does ?n[o']?t|she does ?n[o']?t|not that i know of)\b)"
+    r"|(?P<yes>(?:yes|yeah|yep|yup|y|sure|sometimes|often|occasionally|a little|a bit|positive|endorses|i do|"
+    r"present)\b)"
+    r"|(?P<maybe>(?:maybe|possibly|perhaps|not sure|unsure|i do ?n[o']?t know|i think so|could be)\b)"
+    r")(?=[ \t]*(?:[.,;!\n]|$|[-–—]))",
+    re.IGNORECASE,
+)
+_SENTENCE_END: Final = re.compile(r"[.!?;](?=\s|$)")
+_SPACE: Final = re.compile(r"\s*")
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """The stretch [start, end) of a text, in code points.
+
+    `label` is where the words before its colon end, or `start` where there are none. `said` is what a box, a sign or an
+    answer says of everything in it; `asked` tells that the words themselves are a question.
+    """
+
+    start: int
+    end: int
+    section: Section | None = None
+    label: int = 0
+    said: Answer | None = None
+    asked: bool = False
+
+
+def plain(text: str) -> str:
+    """The text with every sign of markup and every address of a page as blanks, so that all places stay as they are."""
+    if "://" in text or "www." in text:
+        text = _ADDRESS.sub(lambda found: " " * len(found.group()), text)
+    if ("<" in text and ">" in text) or "&" in text:
+        text = _TAG.sub(_blank_tag, text)
+    if "\\" in text and _RTF_SIGN.search(text):
+        text = _RTF.sub(_blank_word, text)
+    return text
+
+
+def _blank_tag(found: re.Match[str]) -> str:
+    breaks = (found.group(1) or "").lower() in _BLOCKS
+    return ("\n" if breaks else " ") + " " * (len(found.group()) - 1)
+
+
+def _blank_word(found: re.Match[str]) -> str:
+    breaks = found.group(1) in ("par", "line") and not found.group().startswith("\\pard")
+    return ("\n" if breaks else " ") + " " * (len(found.group()) - 1)
+
+
+def statements(text: str) -> list[Statement]:
+    """What the text says, in order. `text` is as `plain` gives it."""
+    return list(_Cutter(text).statements())
+
+
+class _Cutter:
+    """Goes through one text from its start to its end."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._section: Section | None = None
+        self._of_line = False  # the section ends with its line
+
+    def statements(self) -> Iterator[Statement]:
+        at = 0
+        for start, end in self._paragraph_lines():
+            for statement in self._line(start, end):
+                if statement.start > at:  # blanks between the pieces go to the one before them
+                    yield Statement(at, statement.start, None, at)
+                yield statement
+                at = statement.end
+        if at < len(self._text):
+            yield Statement(at, len(self._text), None, at)
+
+    def _paragraph_lines(self) -> Iterator[tuple[int, int]]:
+        """Lines, with those that only wrapped joined to the one before."""
+        text = self._text
+        start = end = 0
+        longest = 0
+        open_line = ""
+        for found in _LINE.finditer(text):
+            line = found.group().strip()
+            if not line:
+                if end > start:
+                    yield start, end
+                start = end = found.end()
+                open_line, longest = "", 0
+                self._section = None
+                continue
+            if open_line and not self._goes_on(open_line, line, longest):
+                yield start, end
+                start = found.start()
+            end = found.end()
+            open_line = line
+            longest = max(longest, len(line))
+        if end > start:
+            yield start, end
+
+    def _goes_on(self, before: str, line: str, longest: int) -> bool:
+        if _BULLET.match(line) or _BOX.match(line) or _SIGN.match(line):
+            return False
+        if before[-1] in _OPEN_END or (before[-1] == "?" and _ANSWER.match(line)):
+            return True
+        first, last = line.split(None, 1)[0].lower(), before.rsplit(None, 1)[-1].lower()
+        if before[-1] in ".!?;:" or _key_of(line) is not None:
+            return False
+        if last in _WANTS_MORE and ":" not in before[-8:]:
+            return True
+        if line[0].islower() and (first in _GOES_ON or len(before) >= _LONG_LINE):
+            return True
+        return len(before) >= _FULL_LINE and len(before) * 4 >= longest * 3
+
+    def _line(self, start: int, end: int) -> Iterator[Statement]:
+        if self._of_line:
+            self._section, self._of_line = None, False
+        for first, stop in self._items(start, end):
+            yield from self._item(first, stop)
+
+    def _items(self, start: int, end: int) -> Iterator[tuple[int, int]]:
+        """Cut a line at the bullets, numbers or boxes inside it."""
+        text = self._text
+        line = text[start:end]
+        cuts: list[int] = []
+        boxes = [found.start() for found in _BOX.finditer(line)]
+        if boxes:
+            cuts = [at for at in boxes if not _YES_NO_BOXES.match(line, _box_end(line, at))]
+        if not cuts:
+            bullet = _BULLET.match(line)
+            after_key = _after_key(line)
+            listed = bullet is not None or (after_key is not None and _BULLET.match(line, after_key) is not None)
+            if listed:
+                inner = _INNER_NUMBER if _numbered(line, 0 if bullet else after_key or 0) else _INNER_BULLET
+                cuts = [found.start() for found in inner.finditer(line) if not _DASHED.match(line, found.start() - 1)]
+        bounds = [0, *(at for at in cuts if at > 0), len(line)]
+        for first, stop in pairwise(bounds):
+            yield start + first, start + stop
+
+    def _item(self, start: int, end: int) -> Iterator[Statement]:
+        text = self._text
+        box = _BOX.match(text, _skip(text, start), end)
+        if box is not None and not _YES_NO_BOXES.match(text, box.end()):
+            ticked = any(group and group.strip() for group in box.groups())
+            yield Statement(start, end, self._section, box.end(), "yes" if ticked else "no")
+            return
+        signs = self._signs(start, end)
+        if signs:
+            bounds = [start, *(at for at, _ in signs if at > start), end]
+            said = dict(signs)
+            for first, stop in pairwise(bounds):
+                if first in said:
+                    yield Statement(first, stop, self._section, first, said[first])
+                else:
+                    yield from self._spoken(first, stop)
+            return
+        yield from self._spoken(start, end)
+
+    def _signs(self, start: int, end: int) -> list[tuple[int, Answer]]:
+        """Plus and minus before findings: in brackets always; bare only where both are there, else they are bullets."""
+        found = [
+            (match.start(), match.group(1) or match.group(2), bool(match.group(1)))
+            for match in _SIGN.finditer(self._text[start:end])
+        ]
+        if not found:
+            return []
+        bare = {sign for _, sign, bracketed in found if not bracketed}
+        both = "+" in bare and len(bare) > 1
+        return [
+            (start + at, "yes" if sign == "+" else "no")
+            for at, sign, bracketed in found
+            if bracketed or both or sign == "+"
+        ]
+
+    def _spoken(self, start: int, end: int) -> Iterator[Statement]:
+        """Cut at keys with their values and at questions with their answers."""
+        at = start
+        while at < end:
+            key = self._next_key(at, end)
+            question = self._next_question(at, key[1] if key is not None else end, end)
+            if question is not None:
+                asked_from, after, said = question
+                if asked_from > at:
+                    yield Statement(at, asked_from, self._section, at)
+                yield Statement(asked_from, after, self._section, asked_from, said, asked=True)
+                at = after
+                continue
+            if key is None:
+                yield Statement(at, end, self._section, at)
+                return
+            label, colon = key
+            if label > at:
+                yield Statement(at, label, self._section, at)
+            at = yield from self._keyed(label, colon, end)
+
+    def _keyed(self, label: int, colon: int, end: int) -> Generator[Statement, None, int]:
+        """One key and what is said behind it, up to where the next begins. Returns that place."""
+        text = self._text
+        self._enter(_name(text[label:colon]), alone=_skip(text, colon + 1) >= end)
+        said, after = self._said(colon + 1, end)
+        if said is not None:
+            yield Statement(label, after, self._section, label, said)
+            return after
+        key = self._next_key(colon + 1, end)
+        question = self._next_question(colon + 1, key[1] if key is not None else end, end)
+        stop = min(question[0] if question is not None else end, key[0] if key is not None else end)
+        if stop <= colon + 1 and question is not None:  # "Q: Any cough? No"
+            _, after, answer = question
+            yield Statement(label, after, self._section, colon + 1, answer, asked=True)
+            return after
+        yield Statement(label, stop, self._section, colon + 1)
+        return stop
+
+    def _said(self, start: int, end: int) -> tuple[Answer | None, int]:
+        """What stands behind a colon, where it is nothing but an answer; and where that ends."""
+        text = self._text
+        boxes = _YesNo.read(text, start, end)
+        if boxes is not None:
+            return boxes
+        found = _SAID.match(text, start, end)
+        if found is None:
+            return None, start
+        return _answer_of(found), found.end()
+
+    def _enter(self, name: str, *, alone: bool) -> None:
+        section = SECTIONS.get(name)
+        if section is not None:
+            self._section, self._of_line = section, not alone
+        elif name in _ORGANS:
+            if self._section not in ("review", "exam"):
+                self._section = None
+        elif self._of_line:
+            self._section = None
+
+    def _next_key(self, start: int, end: int) -> tuple[int, int] | None:
+        """The next words before a colon: where they begin, and the colon."""
+        text = self._text
+        at = start
+        while (colon := text.find(":", at, end)) >= 0:
+            at = colon + 1
+            if at < end and not (text[at].isspace() or text[at] in "[☐☑☒(-+−"):
+                continue
+            low = max(start, colon - _LONGEST_KEY)
+            stretch = text[low:colon]
+            ends = [found.end() for found in _SENTENCE_END.finditer(stretch)]
+            begin = low + (ends[-1] if ends else 0)
+            if start > 0 and low == start and not ends:
+                comma = text.rfind(",", begin, colon)
+                if comma >= 0 and _SAID.match(text, start) is None and self._after_colon(start):
+                    begin = comma + 1
+            begin = _skip_marks(text, begin, colon)
+            words = text[begin:colon].split()
+            if not words or not words[0][0].isalpha():
+                continue
+            known = self._known_suffix(begin, colon)
+            if known is not None:
+                return known, colon
+            if len(words) <= _MOST_KEY_WORDS and (low == start or ends):
+                return begin, colon
+        return None
+
+    def _after_colon(self, start: int) -> bool:
+        return self._text[start - 1] == ":"
+
+    def _known_suffix(self, begin: int, colon: int) -> int | None:
+        """Where a known heading begins, if the words before the colon end with one."""
+        words = list(re.finditer(r"\S+", self._text[begin:colon]))
+        for count in range(min(5, len(words)), 0, -1):
+            first = begin + words[-count].start()
+            name = _name(self._text[first:colon])
+            whole = count == len(words)
+            if name in SECTIONS and (whole or (len(name) > 1 and self._text[first].isupper())):
+                return first
+        return None
+
+    def _next_question(self, start: int, stop: int, end: int) -> tuple[int, int, Answer] | None:
+        """A question that is answered: where it begins, where the answer ends, and the answer."""
+        text = self._text
+        at = start
+        while (mark := text.find("?", at, stop)) >= 0:
+            at = mark + 1
+            answer = _ANSWER.match(text, mark + 1, min(end + 40, len(text)))
+            if answer is None or answer.end() > end:
+                continue
+            before = [found.end() for found in _SENTENCE_END.finditer(text, start, mark)]
+            return _skip(text, before[-1] if before else start), answer.end(), _answer_of(answer)
+        return None
+
+
+class _YesNo:
+    """Boxes for yes and no behind a key, as forms have them."""
+
+    @staticmethod
+    def read(text: str, start: int, end: int) -> tuple[Answer | None, int] | None:
+        at = _skip(text, start)
+        ticked: Answer | None = None
+        seen = 0
+        while (box := _BOX.match(text, at, end)) is not None:
+            word = _YES_NO_BOXES.match(text, box.end(), end)
+            if word is None:
+                break
+            seen += 1
+            if any(group and group.strip() for group in box.groups()):
+                ticked = "yes" if word.group(1).lower().startswith("y") else "no"
+            at = word.end()
+        return (ticked, at) if seen else None
+
+
+def _answer_of(found: re.Match[str]) -> Answer:
+    return cast(Answer, found.lastgroup)
+
+
+def _box_end(line: str, at: int) -> int:
+    found = _BOX.match(line, at)
+    assert found is not None
+    return found.end()
+
+
+def _numbered(line: str, at: int) -> bool:
+    found = _BULLET.match(line, at)
+    return found is not None and any(sign.isdigit() for sign in found.group())
+
+
+def _after_key(line: str) -> int | None:
+    colon = line.find(":", 0, _LONGEST_KEY)
+    return colon + 1 if colon > 0 else None
+
+
+def _key_of(line: str) -> str | None:
+    """The name before a line's first colon, if it looks like a heading or a key."""
+    colon = line.find(":", 0, _LONGEST_KEY)
+    if colon < 1 or not line[0].isalpha() or any(sign in line[:colon] for sign in ".;!?"):
+        return None
+    return line[:colon] if len(line[:colon].split()) <= _MOST_KEY_WORDS else None
+
+
+def _name(words: str) -> str:
+    return " ".join(words.lower().replace("*", " ").replace("_", " ").split())
+
+
+def _skip(text: str, at: int) -> int:
+    found = _SPACE.match(text, at)
+    return found.end() if found is not None else at
+
+
+def _skip_marks(text: str, at: int, end: int) -> int:
+    while at < end and not text[at].isalnum():
+        at += 1
+    return at

@@ -1,0 +1,145 @@
+"""Notes as people write them: what headings, lines, boxes, signs and answers say of a mention, and what they do not."""
+
+import pytest
+
+from clinical.entities import Assertion
+from tests.unit.test_assertion import Marked, classify
+
+_LETTER: dict[str, Assertion] = {
+    "p": "present",
+    "n": "negated",
+    "?": "possible",
+    "h": "hypothetical",
+    "o": "historical",
+    "f": "family",
+}
+
+
+def read(marked: str) -> tuple[str, list[Marked], list[Assertion]]:
+    """A note with its mentions as {n:words}; a mention is a SYMPTOM unless it begins with its type, {p:DOSAGE=prn}."""
+    text, places, expected = "", [], []
+    rest = marked
+    while "{" in rest:
+        before, _, rest = rest.partition("{")
+        inner, _, rest = rest.partition("}")
+        letter, _, words = inner.partition(":")
+        kind, _, given = words.rpartition("=")
+        text += before
+        places.append(Marked(kind or "SYMPTOM", len(text), len(text) + len(given)))
+        text += given
+        expected.append(_LETTER[letter])
+    return text + rest, places, expected
+
+
+NOTES = {
+    "a heading before a negation": [
+        "Skin: no {n:rash}. Neuro: no {n:headache}, no {n:dizziness}.",
+        "CXR: no {n:pneumonia}",
+        "Assessment: No evidence of {n:pneumonia}.",
+        "Resp: denies {n:wheezing}",
+        "Wife states: no {n:fever} at home",
+        "{p:ANATOMY=Neck}: no {n:pain}.",
+        "GI: No {n:nausea}, {n:vomiting} or {n:diarrhea}.",
+        "PMH: no {n:diabetes}",
+        "{p:TEST=CXR}: no {n:pneumonia}, no {n:effusion}",
+        "ROS: Constitutional: no {n:fever}, {n:chills}. CV: no {n:chest pain}. Resp: {p:cough}, no {n:wheezing}.",
+        "Constitutional: Denies {n:fever}, {n:chills} and {n:weight loss}\nCV: Denies {n:chest pain}",
+        "EXAM\nLungs: clear, no {n:wheezes}\nAbd: soft, no {n:tenderness}\nExt: {p:edema}",
+    ],
+    "bullets": [
+        "Symptoms: - {p:cough} - {p:fever} - no {n:rash}",
+        "- {p:cough}\n- {p:fever}\n- no {n:rash}",
+        "* no {n:cough}\n* {p:fever}",
+        "1. {p:cough}\n2. no {n:fever}\n3. {p:rash}",
+        "Complaints: 1) {p:cough} 2) no {n:fever} 3) {p:rash}",
+        "• denies {n:nausea}\n• {p:headache} for 3 days",
+    ],
+    "lines": [
+        "no {n:fever}\n{p:cough} for 3 days",
+        "no known {n:allergies}\n{p:asthma}\n{p:hypertension}",
+        "no {n:cough}\n{p:MEDICATION=methotrexate} 10 mg weekly",
+        "FH: {f:CAD}\nROS: {p:cough}, {p:fever}",
+        "She has had no {n:fever}, {n:chills} or {n:night sweats},\n{n:vomiting} or {n:diarrhea}.",
+        "The patient was seen in clinic today and she does not report any {n:nausea}\nor {n:vomiting} at all.",
+        "denies\n{n:fever}",
+        "{p:Fever}\n{p:Cough}\nNo {n:rash}\n{p:Headache}",
+    ],
+    "present illness is not history": [
+        "History of present illness: {p:cough} and {p:fever} for 3 days.",
+        "Hx: 2 days of {p:vomiting}",
+        "HPI: {p:cough}. PMH: {o:asthma}.",
+        "Chief complaint: {p:headache}",
+    ],
+    "sections": [
+        "FHx: {f:CAD} (father). PMH: {o:asthma}. Current: {p:cough}.",
+        "Past medical history: {o:asthma}. Today has {p:cough}.",
+        "PMH: {o:asthma}, {o:HTN}. Meds: {p:MEDICATION=albuterol}. Exam: {p:wheezing}.",
+        "PMH:\n{o:Diabetes}\n{o:Asthma}\n\n{p:Cough} for 3 days",
+        "PMH:\n- {o:Diabetes}\n- {o:Asthma}\nHPI:\n- {p:cough}",
+        "Past medical history: {o:diabetes}\nComplains of {p:cough}",
+        "Family history: mother {f:breast cancer}, father {f:MI}\nSocial: smokes\nExam: {p:wheezing}",
+        "Return precautions: {h:fever}, {h:vomiting}",
+        "PMH: {o:asthma}, {o:HTN}. She currently has {p:cough}. {p:Fever} too.",
+    ],
+    "questions and answers": [
+        "{n:Fever}? No\n{p:Cough}? Yes",
+        "Q: Are you having {n:chest pain}? A: No",
+        "Any {n:nausea}? Denies.",
+        "Q: Do you have {p:cough}?\nA: Yes, since Monday",
+        "{n:Fever}? no. {p:Cough}? yes. {p:Rash}.",
+        "Any {n:fever}? No, but {p:cough} since Monday.",
+        "{?:Fever}? Not sure.",
+        "Do you have {n:fever}?\nNo\nDo you have {p:cough}?\nYes",
+    ],
+    "keys": [
+        "{n:Nausea} (Y/N): N",
+        "{n:Fever}: -\n{p:Cough}: +",
+        "{n:N}/{n:V}/{n:D}: none. {n:CP}/{n:SOB}: denies.",
+        "{n:Fever}: no, {p:Cough}: yes, {n:Rash}: no",
+        "{n:Nausea}, {n:vomiting}, {n:diarrhea}: none",
+        "{p:Headache}: positive\n{n:Photophobia}: negative",
+        "{n:fever}: denied. {p:cough}: present",
+    ],
+    "boxes and signs": [
+        "{n:Pain}: [ ] yes [x] no",
+        "{p:Pain}: [x] Yes [ ] No\n{n:Fever}: [ ] Yes [x] No",
+        "[x] {p:Cough}\n[ ] {n:Fever}",
+        "☑ {p:headache} ☐ {n:dizziness}",
+        "(-) {n:rash} (+) {p:itching}",
+        "+ve for {p:cough}, -ve for {n:fever}",
+        "+ {p:nausea}, - {n:vomiting}",
+        "[ ] {n:Fever} [X] {p:Cough} [ ] {n:Rash}",
+        "{n:Fever}: ☐ Yes ☑ No",
+    ],
+    "scope": [
+        "No {n:cough}, {p:fever} present.",
+        "He does not have any {n:MEDICATION=inhaler} for his {p:asthma}",
+        "{p:Swelling} has no associated {n:redness}",
+        "no {n:fever}, {n:chills} or {n:rash}",
+        "There is {p:pain} with no {n:radiation}",
+    ],
+    "not now, not this person": [
+        "Side effects of {p:MEDICATION=lisinopril} may include {h:cough}.",
+        "Vaccinated for {h:influenza}.",
+        "Rx {p:MEDICATION=ondansetron} for {h:nausea} {p:DOSAGE=prn}",
+        "{p:MEDICATION=Ibuprofen} {p:DOSAGE=400 mg prn} for {h:pain}",
+        "Exposed to {?:COVID-19} at work.",
+        "{f:Diabetes} (mother)",
+        "{o:fever} has gone",
+        "As a child he had {o:asthma}",
+        "In childhood she suffered from {o:ear infections}",
+    ],
+    "addresses and markup": [
+        "See https://example.org/page?id=3 for {p:fever}",
+        "<p>No {n:fever}</p><p>{p:Cough}</p>",
+        "<ul><li>no {n:rash}</li><li>{p:itching}</li></ul>",
+        "{\\rtf1\\ansi No fever\\par {p:Cough}\\par}".replace("{\\rtf1", "\\rtf1").replace("\\par}", "\\par "),
+        "<b>Skin:</b> no {n:rash}<br>{p:Fever}",
+    ],
+}
+
+
+@pytest.mark.parametrize(("kind", "note"), [(kind, note) for kind, notes in NOTES.items() for note in notes])
+def test_a_note_is_read_as_it_is_written(kind: str, note: str) -> None:
+    text, places, expected = read(note)
+    assert classify(text, places) == expected
