@@ -21,6 +21,7 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from audit.data_keys import DataKeys
+from audit.envelope import DoesNotOpen
 from audit.record import sealed_column
 from audit.sorting import SortedOnDisk
 from clinical.vitals import FEATURE_NAMES
@@ -34,8 +35,8 @@ _DAY: Final = timedelta(days=1) // _MICROSECOND
 _ROW: Final = PredictionRecord.__table__.c
 
 
-async def opened_records(engine: AsyncEngine, keys: DataKeys) -> AsyncIterator[dict[str, Any]]:
-    """All records whose content can still be read, as `research_lines` takes them."""
+async def opened_records(engine: AsyncEngine, keys: DataKeys) -> AsyncIterator[dict[str, Any] | None]:
+    """All records as `research_lines` takes them; none of those that were erased, None for each that does not open."""
     names = ("id", "key_id", "patient_id", "created_at", "model_name", "model_version", "input", "result")
     async with engine.connect() as connection:
         rows = await connection.stream(select(*(_ROW[name] for name in names)))
@@ -44,10 +45,15 @@ async def opened_records(engine: AsyncEngine, keys: DataKeys) -> AsyncIterator[d
             for row in chunk:
                 if (key := opening.get(row["key_id"])) is None:
                     continue
-                content = {name: key.read(row[name], sealed_column(name, row["id"])) for name in ("input", "result")}
-                if None not in content.values():
-                    opened = {name: orjson.loads(plain) for name, plain in content.items() if plain is not None}
-                    yield {**{name: row[name] for name in names[2:6]}, **opened}
+                try:
+                    content = {
+                        name: orjson.loads(key.open(row[name], sealed_column(name, row["id"])))
+                        for name in ("input", "result")
+                    }
+                except DoesNotOpen:  # one row's fault is not that of the others
+                    yield None
+                else:
+                    yield {**{name: row[name] for name in names[2:6]}, **content}
 
 
 def research_lines(records: Iterable[Mapping[str, Any]], folder: Path | None = None) -> Iterator[bytes]:

@@ -331,12 +331,17 @@ def research_export(file: Annotated[Path, typer.Argument(help="Where to write th
     with operating(Role.AUDITOR) as operator, whole_file(file) as output, ResearchExport(file.parent) as export:
         with operator.engine.begin() as connection:  # on record before anything is written
             operator.record(connection, "export for research")
-        asyncio.run(_take_opened_records(operator.settings, export.add))
+        unreadable = asyncio.run(_take_opened_records(operator.settings, export.add))
+        if unreadable and not export.count:
+            raise SetupError(f"None of {unreadable} records opens: is ENCRYPTION_KEY the one that sealed them?")
         output.writelines(line + b"\n" for line in export.lines())
     console.print(f"{export.count} records in {file}", highlight=False, soft_wrap=True)
+    if unreadable:
+        console.print(f"{unreadable} more do not open: they are not what was sealed", highlight=False, soft_wrap=True)
 
 
-async def _take_opened_records(settings: Any, take: Callable[[dict[str, Any]], None]) -> None:
+async def _take_opened_records(settings: Any, take: Callable[[dict[str, Any]], None]) -> int:
+    """How many do not open."""
     from audit.data_keys import DataKeys
     from audit.research import opened_records
     from bootstrap import key_ring
@@ -346,8 +351,13 @@ async def _take_opened_records(settings: Any, take: Callable[[dict[str, Any]], N
     engine = open_async_engine(owner_database_url(), pool_size=2)
     keys = DataKeys(engine, key_ring(settings))
     try:
+        unreadable = 0
         async for record in opened_records(engine, keys):
-            take(record)
+            if record is None:
+                unreadable += 1
+            else:
+                take(record)
+        return unreadable
     finally:
         await keys.close()
         await engine.dispose()
