@@ -17,6 +17,7 @@ from clinical.assertion_triggers import (
     AFFIRMING,
     AUXILIARIES,
     RELATIVE_PRONOUNS,
+    SLIPS,
     TRIGGERS,
     VERBS,
     WHEN_NEEDED,
@@ -296,7 +297,8 @@ class _Reading:
 def _plain(word: str) -> str:
     if _YEAR.fullmatch(word):
         return "<year>"
-    return word.lower().replace("'", "").replace("’", "") if len(word) > 1 else word.lower()
+    plain_word = word.lower().replace("'", "").replace("’", "") if len(word) > 1 else word.lower()
+    return SLIPS.get(plain_word, plain_word)
 
 
 def _strongest(found: set[Category]) -> Assertion:

@@ -141,6 +141,11 @@ history notable for | past surgical history | psh | previously | used to have | 
 history positive for | history : | no longer | no longer has | no longer have | no longer having | remote history of
 years ago i had | survivor of | in remission from
 """
+# A new statement of a list: "without fever, history of asthma".
+_HISTORICAL_ANEW: Final = """
+, history of | , hx of | , h / o | , past history of | , past medical history of | , prior history of | with history of
+with a history of | with a past history of | with a past medical history of | who has a history of
+"""
 _HISTORICAL_PHRASE: Final = """
 previous | prior | remote | former | formerly | status post | s / p | resolution of | childhood | recovered from
 recovering from | cured of | once had
@@ -256,6 +261,7 @@ def _build() -> dict[tuple[str, ...], Trigger]:
         (_HYPOTHETICAL_LIST, Trigger("hypothetical", reach="list")),
         (_HYPOTHETICAL_BACK, Trigger("hypothetical", "backward")),
         (_HISTORICAL, Trigger("historical")),
+        (_HISTORICAL_ANEW, Trigger("historical", ends=NEGATION_ONLY)),
         (_HISTORICAL_TIMES, Trigger("historical", "either", patience=8, findings_only=True)),
         (_HISTORICAL_PHRASE, Trigger("historical", reach="phrase", patience=4)),
         (_HISTORICAL_EITHER, Trigger("historical", "either", reach="phrase", patience=4, findings_only=True)),
@@ -306,3 +312,28 @@ VERBS: Final = _words("""
 AFFIRMING: Final = frozenset(_phrases(_AFFIRMS_BACK))
 # An order for when it is needed says that what it is for may come.
 WHEN_NEEDED: Final = Trigger("hypothetical", reach="list", patience=4)
+
+
+def _slips() -> dict[str, str]:
+    """Long words of triggers as a hurried hand writes them: two letters changed places, or one left out inside.
+
+    "dneies" denies as "denies" does. A word that is another word is not taken for a slip.
+    """
+    known = {word for words in TRIGGERS for word in words} | AUXILIARIES | OWN_SUBJECT | PATIENT | LIST_WORDS | VERBS
+    found: dict[str, str] = {}
+    for word in sorted(word for word in known if word.isalpha() and len(word) >= _SHORTEST_SLIP):
+        slips = [word[:at] + word[at + 1] + word[at] + word[at + 2 :] for at in range(len(word) - 1)]
+        if len(word) > _SHORTEST_SLIP:
+            slips += [word[:at] + word[at + 1 :] for at in range(1, len(word) - 1)]
+        found.update((slip, word) for slip in slips if slip not in known and slip not in _WORDS_OF_THEIR_OWN)
+    return found
+
+
+_SHORTEST_SLIP: Final = 5
+_WORDS_OF_THEIR_OWN: Final = _words("""
+    bothers bought cases medial patent stars
+    nuclear stats three begin trail quite angle dairy sacred casual united
+    bother rater fried fiend stared cased sates crated crying clams diving retuned retuning sewing serve severs wiring
+    carring chancing stated staring sating caring curing posses reveal refuse stoped cites cousin grand mater farther
+""")
+SLIPS: Final = _slips()

@@ -124,9 +124,7 @@ _WANTS_MORE: Final = _words("""
     and or nor with of the a an to for in on at by from no denies denied without any his her my their as is was were has
     had have not than but that which who because since while plus vs including
 """)
-_GOES_ON: Final = _words("""
-    and or nor but with without for since because which that who than while although
-""")
+_GOES_ON: Final = _words("and or nor but because which that who than although")
 _SIGN: Final = re.compile(r"(?:(?<=[\s,;:(])|^)(?:\(([+-])\)|([+−-])(?=[ \t]?[A-Za-z]))")
 _END: Final = r"(?=[ \t]*(?:[.,;|!)]|$|\n|[ \t]{2}|[A-Za-z][A-Za-z /]{0,30}:))"
 _SAID: Final = re.compile(
@@ -137,7 +135,6 @@ _SAID: Final = re.compile(
     r"|(?P<maybe>(?:maybe|possible|possibly|unsure|unclear|unknown|not sure|equivocal)\b|\?))" + _END,
     re.IGNORECASE,
 )
-_DASHED: Final = re.compile(r"[ \t]+[-–—][ \t]+(?=(?:no|none|yes|denied|denies|negative|positive)\b)", re.IGNORECASE)
 _ANSWER: Final = re.compile(
     r"[ \t]*\n?[ \t]*(?:(?:a|ans|answer|pt|patient|reply|response)[ \t]*[:.)-][ \t]*|[-–>]{1,3}[ \t]*)?(?:"
     r"(?P<no>(?:no|nope|nah|none|never|not really|not at all|denies|denied|negative|neg|n|nothing|absent|"
@@ -271,7 +268,7 @@ class _Cutter:
             listed = bullet is not None or (after_key is not None and _BULLET.match(line, after_key) is not None)
             if listed:
                 inner = _INNER_NUMBER if _numbered(line, 0 if bullet else after_key or 0) else _INNER_BULLET
-                cuts = [found.start() for found in inner.finditer(line) if not _DASHED.match(line, found.start() - 1)]
+                cuts = [found.start() for found in inner.finditer(line) if not _SAID.match(line, found.end())]
         bounds = [0, *(at for at in cuts if at > 0), len(line)]
         for first, stop in pairwise(bounds):
             yield start + first, start + stop

@@ -129,6 +129,12 @@ NOTES = {
         "As a child he had {o:asthma}",
         "In childhood she suffered from {o:ear infections}",
     ],
+    "slips of the pen": [
+        "Pt dneies {n:cough} and {n:fever}",
+        "wihtout {n:fever}, hsitory of {o:asthma}",
+        "posible {?:pneumonia}",
+        "patent airway, {p:cough}; medial {p:knee pain}",
+    ],
     "addresses and markup": [
         "See https://example.org/page?id=3 for {p:fever}",
         "<p>No {n:fever}</p><p>{p:Cough}</p>",
