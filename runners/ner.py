@@ -18,6 +18,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from clinical import wellness
+from clinical.abbreviations import settle
 from clinical.assertion import classify
 from clinical.codes import CodeBook
 from clinical.entities import (
@@ -42,7 +43,7 @@ from runners.runner import Prediction
 
 # What this code makes of a model's scores, by the text of the code: under other rules an old answer is not given again.
 _RULE_FILES: Final = (
-    *("assertion", "assertion_scope", "assertion_triggers"),
+    *("abbreviations", "assertion", "assertion_scope", "assertion_triggers"),
     *("entities", "labelling", "medication_use", "mention_edges", "note_structure"),
 )
 RULES: Final = hashlib.sha256(
@@ -207,6 +208,7 @@ class NerRunner:
         """`read` is what the model was given: the text without its markup, place by place."""
         text, parts = item.text, statements(read)
         found = outside_negation(read, decode(read, pieces, logits, self._scheme, self._calibration, parts=parts))
+        found = settle(read, found)
         if self._mapping is not None:
             kinds = [self._mapping.type_of(span.type, text[span.start : span.end]) for span in found]
             found = [replace(span, type=kind) for span, kind in zip(found, kinds, strict=True)]
