@@ -21,6 +21,7 @@ EntityType = Literal[
     "SYMPTOM", "CONDITION", "MEDICATION", "TEST", "PROCEDURE", "ANATOMY", "SEVERITY", "DURATION", "DOSAGE"
 ]
 Assertion = Literal["present", "negated", "possible", "hypothetical", "historical", "family"]
+Use = Literal["taken", "allergy", "stopped", "held", "refused", "unknown"]  # of a MEDICATION
 
 ENTITY_TYPES: Final[tuple[str, ...]] = get_args(EntityType)
 LABELS: Final[tuple[str, ...]] = ("O", *(f"{prefix}-{kind}" for kind in ENTITY_TYPES for prefix in "BI"))
@@ -49,7 +50,7 @@ class Entity:
     end: int
     score: float
     assertion: Assertion = "present"
-    use: str | None = None  # of a MEDICATION: clinical/medication_use.py
+    use: Use | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,12 +7,10 @@ the mention, a bounded stretch of it, so that time grows with the number of ment
 import re
 from bisect import bisect_right
 from collections.abc import Sequence
-from typing import Final, Literal, Protocol, cast
+from typing import Final, Protocol, cast
 
-from clinical.entities import Assertion
+from clinical.entities import Assertion, Use
 from clinical.note_structure import Statement
-
-Use = Literal["taken", "allergy", "stopped", "held", "refused", "unknown"]
 
 _BEFORE_CHARACTERS: Final = 120
 _BEHIND_CHARACTERS: Final = 48

@@ -6,8 +6,7 @@ from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any, Final, get_args
 
-from clinical.entities import ENTITY_TYPES, LABELS, Assertion, Calibration
-from clinical.medication_use import Use
+from clinical.entities import ENTITY_TYPES, LABELS, Assertion, Calibration, Use
 from registry import store
 from registry.store import Manifest
 from training import provenance
