@@ -41,7 +41,7 @@ _BEHIND: Final = re.compile(
 )
 _ASIDE: Final = re.compile(r"\([^()]{0,60}\)")
 _SENTENCE: Final = re.compile(r"[.!?;](?=\s)")
-_MEANING: Final[dict[Use, Assertion]] = {
+MEANING: Final[dict[Use, Assertion]] = {
     "allergy": "negated",
     "refused": "negated",
     "stopped": "historical",
@@ -68,7 +68,7 @@ def use_of(text: str, parts: Sequence[Statement], drug: Drug, assertion: Asserti
         behind = _BEHIND.match(text, drug.end, min(part.end, drug.end + _BEHIND_CHARACTERS))
         use = _kind(behind) or _said_before(text[max(part.start, drug.start - _BEFORE_CHARACTERS) : drug.start])
     if use is not None and use != "taken":
-        return use, _MEANING[use]
+        return use, MEANING[use]
     if assertion == "historical":
         return "stopped", assertion
     return ("taken" if assertion == "present" else "unknown"), assertion

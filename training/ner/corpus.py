@@ -1,22 +1,24 @@
 """The marked corpus: read, checked, counted, and turned into labels for word pieces.
 
-One sentence or note a line, mentions as `[words](TYPE)` (training/corpus/GUIDELINE.md). Every fault names its file,
-its line and the rule, and all faults are shown at once. `heldout.txt` and `calibration.txt` are reserved: they are
-never read as training lines, and a training line that repeats one of theirs is refused.
+One sentence or note a line, mentions as `[words](TYPE)` or `[words](TYPE:assertion)`, a line break inside a note as
+`\\n` (training/corpus/GUIDELINE.md). Every fault names its file, its line and the rule, and all faults are shown at
+once. `heldout.txt` and `calibration.txt` are reserved: they are never read as training lines, and a training line that
+repeats one of theirs is refused.
 """
 
 import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, cast, get_args
 
 import numpy as np
 
-from clinical.entities import ENTITY_TYPES, LABELS, Pieces
+from clinical.entities import ASSERTED, ENTITY_TYPES, LABELS, Assertion, Pieces, Use
 from clinical.labelling import Ints
+from clinical.medication_use import MEANING
 from errors import SetupError
 
 CORPUS: Final = Path(__file__).parent.parent / "corpus"
@@ -24,19 +26,26 @@ HELDOUT: Final = "heldout.txt"
 CALIBRATION: Final = "calibration.txt"
 RESERVED: Final = frozenset({HELDOUT, CALIBRATION})
 
-_MARK = re.compile(r"\[([^\[\]]*)\]\(([A-Z][A-Z_]*)\)")
-_LEFT_OVER = re.compile(r"\]\([A-Z][A-Z_]*\)")
+_MARK = re.compile(r"\[([^\[\]]*)\]\(([A-Z][A-Z_]*)(?::([a-z]+))?\)")
+_LEFT_OVER = re.compile(r"\]\([A-Z][A-Z_]*(?::[a-z]+)?\)")
+_ASSERTED_MARK = re.compile(r"\]\([A-Z_]+:[a-z]+\)")
+_LINE_BREAK: Final = "\\n"
 _BIO: Final = {label: index for index, label in enumerate(LABELS)}
 _MOST_FAULTS_SHOWN: Final = 50
 
 
 @dataclass(frozen=True, slots=True)
 class Mention:
-    """A marked stretch of a line's plain text: [start, end) in code points."""
+    """A marked stretch of a line's plain text: [start, end) in code points.
+
+    What is said of it is None where nobody marked it; two marks of one place are the same whatever they say.
+    """
 
     type: str
     start: int
     end: int
+    assertion: Assertion | None = field(default=None, compare=False)
+    use: Use | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,12 +150,23 @@ def _read_one(path: Path) -> Iterator[MarkedLine | Fault]:
         yield Fault(path.name, 0, "the file is not UTF-8")
         return
     register = ""
+    asserted = _ASSERTED_MARK.search(content) is not None
     for number, line in enumerate(content.split("\n"), start=1):
         marked = line.strip()
         if marked.startswith("# "):
             register = marked[2:].strip()
         elif marked:
-            yield parse(marked, register=register, source=path.name, number=number)
+            found = parse(marked, register=register, source=path.name, number=number)
+            yield _present_where_unsaid(found) if asserted and isinstance(found, MarkedLine) else found
+
+
+def _present_where_unsaid(line: MarkedLine) -> MarkedLine:
+    """What a file that marks assertions leaves unsaid is present."""
+    said = [
+        replace(one, assertion="present") if one.type in ASSERTED and one.assertion is None else one
+        for one in line.mentions
+    ]
+    return replace(line, mentions=tuple(said))
 
 
 def parse(marked: str, *, register: str = "", source: str = "", number: int = 0) -> MarkedLine | Fault:
@@ -154,10 +174,11 @@ def parse(marked: str, *, register: str = "", source: str = "", number: int = 0)
     plain: list[str] = []
     mentions: list[Mention] = []
     length = cursor = 0
-    for match in _MARK.finditer(marked):
+    for match in _MARK.finditer(marked := marked.replace(_LINE_BREAK, "\n")):
         before = marked[cursor : match.start()]
-        words, kind = match.groups()
+        words, kind, said = match.groups()
         rule = _broken_rule(words, kind, marked[: match.start()][-1:], marked[match.end() :][:1])
+        rule = rule or _broken_assertion(kind, said)
         if rule is None and _LEFT_OVER.search(before):
             rule = "a mark that never opened, or marks inside each other"
         if rule is not None:
@@ -165,7 +186,7 @@ def parse(marked: str, *, register: str = "", source: str = "", number: int = 0)
         plain += (before, words)
         start = length + len(before)
         length = start + len(words)
-        mentions.append(Mention(kind, start, length))
+        mentions.append(Mention(kind, start, length, *_said(said)))
         cursor = match.end()
     rest = marked[cursor:]
     if _LEFT_OVER.search(rest):
@@ -183,6 +204,22 @@ def _broken_rule(words: str, kind: str, before: str, after: str) -> str | None:
     if (before.isalpha() and words[0].isalpha()) or (after.isalnum() and words[-1].isalnum()):
         return "a mark covers whole words"
     return None
+
+
+def _broken_assertion(kind: str, said: str | None) -> str | None:
+    if said is None:
+        return None
+    if kind not in ASSERTED:
+        return f"{kind} carries no assertion"
+    if said in MEANING and kind != "MEDICATION":
+        return f"only a MEDICATION is {said}"
+    return None if said in MEANING or said in get_args(Assertion) else "unknown assertion"
+
+
+def _said(said: str | None) -> tuple[Assertion | None, Use | None]:
+    if said in MEANING:
+        return MEANING[said], said
+    return cast(Assertion | None, said), None
 
 
 def statistics(lines: Sequence[MarkedLine]) -> Statistics:
