@@ -18,6 +18,9 @@ EXPLANATION: Final = (
     "These values say how the model came to its answer, not what caused anything. Each is what some readings or a word "
     "add to the answer."
 )
+NOT_ENGLISH: Final = (
+    "This text does not seem to be English. The model reads English only: what it found is not reliable."
+)
 _SENTENCES: Final[dict[Band, str]] = {
     "steady": "Your readings of the last seven days look steady.",
     "some change": "Your readings of the last seven days show some change.",

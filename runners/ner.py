@@ -18,8 +18,8 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from clinical import wellness
-from clinical.abbreviations import settle
 from clinical.assertion import classify
+from clinical.assertion_head import AssertionHead, opinions
 from clinical.codes import CodeBook
 from clinical.entities import (
     ENTITY_TYPES,
@@ -27,15 +27,15 @@ from clinical.entities import (
     Entity,
     Pieces,
     Span,
-    decode,
     join_windows,
     occlusion,
     windows,
 )
 from clinical.label_mapping import LabelMapping
 from clinical.labelling import Floats, LabelScheme
+from clinical.language import not_english
 from clinical.medication_use import use_of
-from clinical.mention_edges import outside_negation
+from clinical.mentions import find
 from clinical.note_structure import Statement, plain, statements
 from errors import FieldFault, InvalidInput, SetupError
 from runners.onnx_session import open_session
@@ -43,8 +43,17 @@ from runners.runner import Prediction
 
 # What this code makes of a model's scores, by the text of the code: under other rules an old answer is not given again.
 _RULE_FILES: Final = (
-    *("abbreviations", "assertion", "assertion_scope", "assertion_triggers"),
-    *("entities", "labelling", "medication_use", "mention_edges", "note_structure"),
+    *("abbreviations", "assertion", "assertion_head", "assertion_scope", "assertion_triggers"),
+    *(
+        "entities",
+        "labelling",
+        "language",
+        "medication_use",
+        "mention_edges",
+        "mentions",
+        "note_structure",
+        "shorthand",
+    ),
 )
 RULES: Final = hashlib.sha256(
     b"".join(Path(wellness.__file__).with_name(f"{name}.py").read_bytes() for name in _RULE_FILES)
@@ -60,7 +69,8 @@ LONGEST_EXPLAINED: Final = 100  # words: the model reads the text once without e
 _WORDS_SHOWN: Final = 5
 _SPECIAL: Final = 2  # [CLS] and [SEP] around every window
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
-_PIECES: Final = re.compile(r"[A-Za-z0-9]{1,4}|[^A-Za-z0-9\s]")  # signs and other scripts are a piece a character
+# Signs, line breaks and letters of other scripts are a piece each.
+_PIECES: Final = re.compile(r"[A-Za-z0-9]{1,4}|[^A-Za-z0-9\s]|\n")
 _SHORT_NOTE: Final = "Patient has fever and cough"
 
 
@@ -92,6 +102,8 @@ class NerRunner:
             self._calibration = Calibration(float(parameters["temperature"]), float(parameters.get("bias", 0.0)))
             self._size = int(parameters["max_pieces"]) - _SPECIAL
             self._overlap = int(parameters["overlap"])
+            self._shorthand = float(parameters["shorthand"]) if "shorthand" in parameters else None
+            self._head = AssertionHead.of(parameters["assertion"]) if "assertion" in parameters else None
         except (KeyError, TypeError, ValueError) as error:
             raise SetupError("The model's parameters lack its labels, temperature, max_pieces or overlap.") from error
         if not 0 <= self._overlap < self._size or self._calibration.temperature <= 0:
@@ -102,6 +114,9 @@ class NerRunner:
         self._source = parameters.get("source")
         self._codes = _open_codes(folder / CODES_FILE) if (folder / CODES_FILE).exists() else None
         self._session = open_session(folder / MODEL_FILE, intra_op_threads=intra_op_threads)
+        self._outputs = [output.name for output in self._session.get_outputs()]
+        if self._head is not None and len(self._outputs) < 2:
+            raise SetupError("The model's parameters tell of assertions, and its graph gives none.")
 
     @property
     def rules(self) -> str:
@@ -137,10 +152,10 @@ class NerRunner:
         encodings = self._tokenizer.encode_batch(texts, add_special_tokens=False)
         pieces = [Pieces.of(text, encoding) for text, encoding in zip(texts, encodings, strict=True)]
         spans = [windows(len(one), self._size, self._overlap) for one in pieces]
-        logits = self._logits(pieces, spans)
+        read = self._read(pieces, spans)
         return [
-            self._predict(item, text, one, join_windows(parts, where))
-            for item, text, one, parts, where in zip(items, texts, pieces, logits, spans, strict=True)
+            self._predict(item, text, one, [join_windows(parts, where) for parts in zip(*outputs, strict=True)])
+            for item, text, one, outputs, where in zip(items, texts, pieces, read, spans, strict=True)
         ]
 
     def explain(self, item: Note) -> dict[str, Any]:
@@ -160,7 +175,7 @@ class NerRunner:
         answers = [
             row
             for at in range(0, len(read), size)
-            for row in self._run_batch(read[at : at + size])[:, 1 : len(pieces) + 1]
+            for row in self._run_batch(read[at : at + size])[0][:, 1 : len(pieces) + 1]
         ]
         found = occlusion(text, pieces, answers, self._scheme, self._calibration)
         return {
@@ -177,9 +192,10 @@ class NerRunner:
         self.run([Note(_SHORT_NOTE)])
         self.run([Note(" ".join([_SHORT_NOTE + "."] * (self._size // 4)))])
 
-    def _logits(self, pieces: Sequence[Pieces], spans: Sequence[Sequence[Span]]) -> list[list[Floats]]:
-        """For each text its windows' float32[pieces, labels]."""
-        answers = [[np.empty((0, 0), dtype=np.float32)] * len(where) for where in spans]
+    def _read(self, pieces: Sequence[Pieces], spans: Sequence[Sequence[Span]]) -> list[list[list[Floats]]]:
+        """For each text and each of its windows the outputs, float32[pieces, columns]."""
+        nothing = [np.empty((0, 0), dtype=np.float32)] * len(self._outputs)
+        answers = [[nothing] * len(where) for where in spans]
         waiting = [
             _Window(item, place, one.ids[span.start : span.end])
             for item, (one, where) in enumerate(zip(pieces, spans, strict=True))
@@ -187,12 +203,12 @@ class NerRunner:
             if span.end > span.start
         ]
         for batch in _batches(waiting):
-            output = self._run_batch(batch)
+            outputs = self._run_batch(batch)
             for row, window in enumerate(batch):
-                answers[window.item][window.place] = output[row, 1 : len(window.ids) + 1]
+                answers[window.item][window.place] = [output[row, 1 : len(window.ids) + 1] for output in outputs]
         return answers
 
-    def _run_batch(self, batch: Sequence[_Window]) -> Floats:
+    def _run_batch(self, batch: Sequence[_Window]) -> list[Floats]:
         opening, closing, padding, _ = self._special
         longest = max(len(window.ids) for window in batch) + _SPECIAL
         ids = np.full((len(batch), longest), padding, dtype=np.int64)
@@ -201,26 +217,31 @@ class NerRunner:
             end = len(window.ids) + 1
             ids[row, 0], ids[row, 1:end], ids[row, end] = opening, window.ids, closing
             mask[row, : end + 1] = 1
-        output: Floats = self._session.run(None, {"input_ids": ids, "attention_mask": mask})[0]
-        return output
+        outputs: list[Floats] = self._session.run(self._outputs, {"input_ids": ids, "attention_mask": mask})
+        return outputs
 
-    def _predict(self, item: Note, read: str, pieces: Pieces, logits: Floats) -> Prediction:
+    def _predict(self, item: Note, read: str, pieces: Pieces, outputs: Sequence[Floats]) -> Prediction:
         """`read` is what the model was given: the text without its markup, place by place."""
         text, parts = item.text, statements(read)
-        found = outside_negation(read, decode(read, pieces, logits, self._scheme, self._calibration, parts=parts))
-        found = settle(read, found)
+        found = find(read, pieces, outputs[0], self._scheme, self._calibration, parts=parts, shorthand=self._shorthand)
         if self._mapping is not None:
             kinds = [self._mapping.type_of(span.type, text[span.start : span.end]) for span in found]
             found = [replace(span, type=kind) for span, kind in zip(found, kinds, strict=True)]
+        said = classify(read, found, parts)
+        if self._head is not None:
+            said = self._head.together(found, opinions(pieces, outputs[1], found), said)
         entities = [
             Entity(span.type, text[span.start : span.end], span.start, span.end, span.score, assertion)
-            for span, assertion in zip(found, classify(read, found, parts), strict=True)
+            for span, assertion in zip(found, said, strict=True)
         ]
         entities = [_with_use(read, parts, one) if one.type == "MEDICATION" else one for one in entities]
         confidence = round(sum(entity.score for entity in entities) / len(entities), 4) if entities else None
         result: dict[str, Any] = {"entities": _by_type(entities, self._codes if item.normalize else None)}
         if self._mapping is not None:
             result["source"] = {"model": self._source, "labels": self._mapping.targets}
+        language = not_english(read)
+        if language is not None:
+            result |= {"language": language, "notice": wellness.NOT_ENGLISH}
         return Prediction(result, confidence)
 
 

@@ -19,15 +19,17 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-from clinical.entities import LABELS, Calibration, ScoredSpan
+from clinical.assertion_head import AssertionHead
+from clinical.entities import ASSERTIONS, LABELS, Calibration, ScoredSpan
 from errors import SetupError
 from registry import store
 from registry.store import Manifest, StoredModel
 from training.ner import code_sources, corpus, encoder
 from training.ner import manifest as ner_manifest
 from training.ner import report as ner_report
+from training.ner.assertions import assertion_report, fit_head
 from training.ner.corpus import Corpus, MarkedLine
-from training.ner.evaluation import fit_calibration, report, scores_and_hits, site_report
+from training.ner.evaluation import fit_calibration, report, scores_and_hits, shorthand_precision, site_report
 from training.ner.export import Tagger, export
 from training.ner.fit import FitConfig, fit
 from training.ner.row_quantisation import quantise
@@ -65,10 +67,12 @@ class _Candidate:
 
     path: Path
     calibration: Calibration
+    shorthand: float
     report: dict[str, Any]
     facts: dict[str, Any]
     timing: dict[str, float]
     found: list[list[ScoredSpan]]  # in the held-out lines
+    head: AssertionHead | None
     site: dict[str, Any] = field(default_factory=dict)
 
 
@@ -86,14 +90,14 @@ def make_model(folder: Path, config: NerConfig, progress: Progress = silent) -> 
     lines = _shortened(_with_site(corpus.load(config.corpus), config), config.lines_at_most)
     origin = encoder.find()
     tokenizer = encoder.tokenizer(origin)
-    model = encoder.token_classifier(origin, LABELS, seed=config.fit.seed)
+    model = encoder.token_classifier(origin, (*LABELS, *ASSERTIONS), seed=config.fit.seed)
     decisive = {"corpus": lines.sha256, "lines": config.lines_at_most, "fit": asdict(config.fit)}
     unfinished = Unfinished.of(config.unfinished, **decisive)
     fit(model, lines.training, tokenizer, config.fit, progress, unfinished=unfinished)
     with tempfile.TemporaryDirectory() as name:
         progress("exporting", 0, 1)
         fp32, int8 = Path(name) / "fp32.onnx", Path(name) / "int8.onnx"
-        export(model, fp32)
+        export(model, fp32, labels=len(LABELS))
         quantise(fp32, int8)
         tokenizer.save(str(folder / TOKENIZER_FILE))
         progress("judging on held-out lines", 0, 1)
@@ -120,6 +124,8 @@ def make_model(folder: Path, config: NerConfig, progress: Progress = silent) -> 
         facts,
         max_pieces=config.max_pieces,
         overlap=config.overlap,
+        assertion=chosen.head,
+        shorthand=chosen.shorthand,
         codes=_write_codes(folder, progress) if config.codes else {},
     )
     (folder / "model_card.md").write_text(ner_manifest.card(manifest), encoding="utf-8")
@@ -157,22 +163,29 @@ def _shortened(lines: Corpus, most: int | None) -> Corpus:
 
 
 def _judge(path: Path, tagger: Tagger, lines: Corpus, site: SiteCorpus | None) -> _Candidate:
-    """Calibrate on the calibration lines, then measure on the held-out ones, and on those a site keeps."""
+    """Calibrate and weigh on the calibration lines, then measure on the held-out ones, and on those a site keeps."""
     calibration = fit_calibration(*scores_and_hits(lines.calibration, tagger(_texts(lines.calibration))))
-    spans = tagger(_texts(lines.heldout), calibration)
+    shorthand = shorthand_precision((*lines.training, *lines.calibration))
+    spans = tagger(_texts(lines.heldout), calibration, shorthand)
     found = report(lines.heldout, spans)
+    head = fit_head(lines.training, lines.calibration, tagger.opinions)
+    if head is not None:
+        found["assertion"] = assertion_report(lines.heldout, tagger.opinions, head)
     raw = report(lines.heldout, tagger(_texts(lines.heldout)))
     facts = {
         "f1_strict": found["f1_strict"]["f1"],
         "f1_relaxed": found["f1_relaxed"]["f1"],
         "ece": found["ece"],
         "ece_uncalibrated": raw["ece"],
+        "f1_strict_without_shorthand": report(lines.heldout, tagger(_texts(lines.heldout), calibration))["f1_strict"][
+            "f1"
+        ],
         "by_type": found["by_type"],
         "megabytes": round(path.stat().st_size / 1e6, 1),
     }
     timing = {"ms_12_pieces": tagger.milliseconds(12), "ms_300_pieces": tagger.milliseconds(300)}
-    own = {} if site is None else site_report(site, tagger(_texts(site.kept), calibration))
-    return _Candidate(path, calibration, found, facts, timing, spans, own)
+    own = {} if site is None else site_report(site, tagger(_texts(site.kept), calibration, shorthand))
+    return _Candidate(path, calibration, shorthand, found, facts, timing, spans, head, own)
 
 
 def _choose(fp32: _Candidate, int8: _Candidate, *, may_lose: float) -> _Candidate:

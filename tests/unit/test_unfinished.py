@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from clinical.entities import LABELS
+from clinical.entities import ASSERTIONS, LABELS
 from registry.store import digest_of
 from training.deterioration.datasets import Split
 from training.deterioration.fit import FitConfig, fit
@@ -55,7 +55,7 @@ def test_the_entity_recogniser_goes_on_too(tmp_path: Path) -> None:
     def made(*interruptions: int) -> dict[str, torch.Tensor]:
         unfinished = Unfinished.of(tmp_path, interruptions=interruptions)
         for steps in (*interruptions, 0):
-            model = encoder.token_classifier(origin, LABELS, seed=1)
+            model = encoder.token_classifier(origin, (*LABELS, *ASSERTIONS), seed=1)
             progress = interrupt_after(steps) if steps else silent
             try:
                 ner_fit.fit(model, lines, encoder.tokenizer(origin), config, progress, unfinished=unfinished)

@@ -5,13 +5,13 @@ Marks move with the words, because a line is edited as a row of segments, each m
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Final
 
 from training.ner.corpus import MarkedLine, Mention
 
-Segment = tuple[str, str | None]
+Segment = tuple[str, Mention | None]  # words, and their mark; the mark's places are the line's, not the row's
 _ALPHABET: Final = "abcdefghijklmnopqrstuvwxyz"
 _BULLETS: Final = ("- ", "* ", "• ", "1. ", "2) ", "> ")
 
@@ -29,12 +29,12 @@ class Noise:
 
 
 def segments(line: MarkedLine) -> list[Segment]:
-    """The line as a row of (words, type or None) that add up to its text."""
+    """The line as a row of (words, mark or None) that add up to its text."""
     row: list[Segment] = []
     cursor = 0
     for mention in line.mentions:
         row.append((line.text[cursor : mention.start], None))
-        row.append((line.text[mention.start : mention.end], mention.type))
+        row.append((line.text[mention.start : mention.end], mention))
         cursor = mention.end
     return [*row, (line.text[cursor:], None)]
 
@@ -42,9 +42,9 @@ def segments(line: MarkedLine) -> list[Segment]:
 def from_segments(row: Sequence[Segment]) -> tuple[str, list[Mention]]:
     """The row's text and the marks in it; a segment that noise emptied marks nothing."""
     mentions, length = [], 0
-    for words, kind in row:
-        if kind is not None and words:
-            mentions.append(Mention(kind, length, length + len(words)))
+    for words, mark in row:
+        if mark is not None and words:
+            mentions.append(replace(mark, start=length, end=length + len(words)))
         length += len(words)
     return "".join(words for words, _ in row), mentions
 
@@ -63,13 +63,13 @@ def disturb(
 ) -> list[Segment]:
     """The row after noise. `others` are the mentions that may stand in for a mention of their type."""
     row = [
-        (draw.choice(others[kind]), kind) if kind is not None and draw.random() < noise.swap else (words, kind)
-        for words, kind in row
+        (draw.choice(others[mark.type]), mark) if mark is not None and draw.random() < noise.swap else (words, mark)
+        for words, mark in row
     ]
     if draw.random() < noise.no_apostrophes:
-        row = [(words.replace("'", "").replace("’", ""), kind) for words, kind in row]
+        row = [(words.replace("'", "").replace("’", ""), mark) for words, mark in row]
     if draw.random() < noise.no_commas:
-        row = [(words.replace(",", "") if kind is None else words, kind) for words, kind in row]
+        row = [(words.replace(",", "") if mark is None else words, mark) for words, mark in row]
     if draw.random() < noise.misspelling:
         row = _misspell(row, draw)
     if draw.random() < noise.no_final_stop and row[-1][1] is None:

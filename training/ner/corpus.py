@@ -16,7 +16,7 @@ from typing import Final, cast, get_args
 
 import numpy as np
 
-from clinical.entities import ASSERTED, ENTITY_TYPES, LABELS, Assertion, Pieces, Use
+from clinical.entities import ASSERTED, ASSERTIONS, ENTITY_TYPES, LABELS, Assertion, Pieces, Use
 from clinical.labelling import Ints
 from clinical.medication_use import MEANING
 from errors import SetupError
@@ -240,6 +240,16 @@ def sha256_of(files: Iterable[Path]) -> str:
     for path in sorted(files, key=lambda path: (path.name, str(path))):
         total.update(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n".encode())
     return total.hexdigest()
+
+
+def piece_assertions(mentions: Sequence[Mention], pieces: Pieces) -> Ints:
+    """int64[pieces] indexes into ASSERTIONS, -1 where nothing is said."""
+    found = np.full(len(pieces), -1, dtype=np.int64)
+    for mention in mentions:
+        if mention.assertion is not None:
+            inside = (pieces.ends > mention.start) & (pieces.starts < mention.end)
+            found[inside] = ASSERTIONS.index(mention.assertion)
+    return found
 
 
 def piece_labels(mentions: Sequence[Mention], pieces: Pieces) -> Ints:

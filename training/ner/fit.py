@@ -5,7 +5,7 @@ The clock and the disk stay outside; the same lines, config and thread count giv
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any, Final
@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 
-from clinical.entities import ENTITY_TYPES, LABELS, Pieces
+from clinical.entities import ASSERTIONS, ENTITY_TYPES, LABELS, Pieces
 from clinical.labelling import Ints
 from training.ner.augmentation import Noise, Segment, disturb, from_segments, join, mentions_by_type, segments
-from training.ner.corpus import MarkedLine, piece_labels
+from training.ner.corpus import MarkedLine, piece_assertions, piece_labels
 from training.progress import Progress
 from training.unfinished import Unfinished
 from training.walk import Walk, WeightAverage
@@ -44,6 +44,7 @@ class FitConfig:
     warmup: float = 0.1
     label_smoothing: float = 0.05
     clip_norm: float = 1.0
+    assertion_weight: float = 0.3  # of the assertions' loss beside the labels'
     frozen_layers: int = 0
     average_from: float = 0.6  # the share of steps after which weights are averaged; 1 means never
     # noise
@@ -55,11 +56,12 @@ class FitConfig:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """int64[pieces + 2] ids with the special tokens, labels of the same shape, IGNORED at those two, and the types that
-    are left open where nothing is marked: a bit for each of ENTITY_TYPES."""
+    """int64[pieces + 2] ids with the special tokens, labels and assertions of the same shape, IGNORED at those two and
+    where nothing is said, and the types that are left open where nothing is marked: a bit for each of ENTITY_TYPES."""
 
     ids: Ints
     labels: Ints
+    assertions: Ints
     left_open: int
 
 
@@ -98,12 +100,20 @@ class ExampleMaker:
         pieces = Pieces.of(text, self._tokenizer.encode(text, add_special_tokens=False))
         limit = 510
         labels = piece_labels(mentions, pieces)[:limit]
+        said = piece_assertions(mentions, pieces)[:limit]
+        said[said < 0] = IGNORED
         ids = pieces.ids[:limit].copy()
         cls, sep, mask = self._special
         hidden = np.array([self._draw.random() < self._config.masked for _ in ids], dtype=bool)
         ids[hidden & (ids >= _FIRST_WORDPIECE)] = mask
         bits = sum(1 << place for place, kind in enumerate(ENTITY_TYPES) if kind not in annotates)
-        return Example(np.concatenate([[cls], ids, [sep]]), np.concatenate([[IGNORED], labels, [IGNORED]]), bits)
+        around = np.array([IGNORED])
+        return Example(
+            ids=np.concatenate([[cls], ids, [sep]]),
+            labels=np.concatenate([around, labels, around]),
+            assertions=np.concatenate([around, said, around]),
+            left_open=bits,
+        )
 
 
 def _may_follow(note: Sequence[MarkedLine], line: MarkedLine) -> bool:
@@ -126,17 +136,32 @@ def batches(examples: Sequence[Example], budget: int, draw: random.Random) -> li
     return cut
 
 
-def padded(batch: Sequence[Example]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """int64[batch, longest] ids, attention mask and labels."""
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """int64[batch, longest] ids, attention mask, labels and assertions."""
+
+    ids: torch.Tensor
+    mask: torch.Tensor
+    labels: torch.Tensor
+    assertions: torch.Tensor
+
+
+def padded(batch: Sequence[Example]) -> Batch:
+    """Examples of unequal length side by side."""
     longest = max(len(example.ids) for example in batch)
-    ids = np.zeros((len(batch), longest), dtype=np.int64)
-    labels = np.full((len(batch), longest), IGNORED, dtype=np.int64)
-    mask = np.zeros((len(batch), longest), dtype=np.int64)
-    for row, example in enumerate(batch):
-        ids[row, : len(example.ids)] = example.ids
-        labels[row, : len(example.ids)] = example.labels
-        mask[row, : len(example.ids)] = 1
-    return torch.from_numpy(ids), torch.from_numpy(mask), torch.from_numpy(labels)
+
+    def rows(of: Callable[[Example], Ints], filler: int) -> torch.Tensor:
+        table = np.full((len(batch), longest), filler, dtype=np.int64)
+        for row, example in enumerate(batch):
+            table[row, : len(example.ids)] = of(example)
+        return torch.from_numpy(table)
+
+    return Batch(
+        ids=rows(lambda one: one.ids, 0),
+        mask=rows(lambda one: np.ones_like(one.ids), 0),
+        labels=rows(lambda one: one.labels, IGNORED),
+        assertions=rows(lambda one: one.assertions, IGNORED),
+    )
 
 
 class PartialLabelLoss:
@@ -152,7 +177,7 @@ class PartialLabelLoss:
         """Mean loss of float32[batch, pieces, labels] logits and int64[batch, pieces] labels."""
         loss: torch.Tensor
         if not any(left_open):
-            loss = self._whole(logits.view(-1, len(LABELS)), labels.view(-1))
+            loss = self._whole(logits.reshape(-1, len(LABELS)), labels.view(-1))
             return loss
         allowed = torch.zeros(len(left_open), len(LABELS), dtype=torch.bool)
         for row, bits in enumerate(left_open):
@@ -167,6 +192,14 @@ class PartialLabelLoss:
         counted = labels != IGNORED
         loss = -(told * counted).sum() / counted.sum()
         return loss
+
+
+def assertion_loss(logits: torch.Tensor, assertions: torch.Tensor) -> torch.Tensor:
+    """Mean cross-entropy of float32[batch, pieces, assertions] where something is said; 0 where nothing is."""
+    total = torch.nn.functional.cross_entropy(
+        logits.reshape(-1, len(ASSERTIONS)), assertions.view(-1), ignore_index=IGNORED, reduction="sum"
+    )
+    return total / (assertions != IGNORED).sum().clamp(min=1)
 
 
 def parameter_groups(model: Any, config: FitConfig) -> list[dict[str, Any]]:
@@ -218,9 +251,11 @@ def fit(
     model.train()
     for number in range(walk.take_up(kept), config.epochs):
         for step, batch in enumerate(epochs[number], start=ends[number] - len(epochs[number])):
-            ids, mask, labels = padded(batch)
-            logits = model(input_ids=ids, attention_mask=mask).logits
-            loss = loss_of(logits, labels, [example.left_open for example in batch])
+            given = padded(batch)
+            both = model(input_ids=given.ids, attention_mask=given.mask).logits
+            logits, said = both[..., : len(LABELS)], both[..., len(LABELS) :]
+            loss = loss_of(logits, given.labels, [example.left_open for example in batch])
+            loss = loss + config.assertion_weight * assertion_loss(said, given.assertions)
             loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(trained, config.clip_norm)
             optimiser.step()

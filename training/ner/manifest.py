@@ -6,6 +6,7 @@ from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any, Final, get_args
 
+from clinical.assertion_head import AssertionHead
 from clinical.entities import ENTITY_TYPES, LABELS, Assertion, Calibration, Use
 from registry import store
 from registry.store import Manifest
@@ -47,6 +48,8 @@ def make_manifest(
     max_pieces: int,
     overlap: int,
     labels: Sequence[str] = LABELS,
+    assertion: AssertionHead | None = None,
+    shorthand: float | None = None,
     codes: Mapping[str, str] | None = None,
     source: str | None = None,
 ) -> Manifest:
@@ -79,6 +82,8 @@ def make_manifest(
                 "special": ["[CLS]", "[SEP]"],
             },
             "codes": dict(codes or {}),
+            **({"assertion": assertion.parameters()} if assertion else {}),
+            **({"shorthand": shorthand} if shorthand is not None else {}),
             **({"source": source} if source else {}),
             "graph": {"file": "model.onnx", "precision": metrics["served"]},
         },
@@ -136,6 +141,8 @@ def output_schema() -> dict[str, Any]:
         "type": "object",
         "properties": {
             "entities": entities,
+            "language": {"type": "string"},  # where a text is surely not English: its BCP 47 tag
+            "notice": {"type": "string"},
             "source": {"type": "object"},  # of an imported model: its name, and which types its labels stand for
         },
         "required": ["entities"],
