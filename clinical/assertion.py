@@ -12,7 +12,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from typing import Final, Literal, Protocol
 
-from clinical.assertion_scope import Match, Scope, Scopes, Segment, apply, end_clause
+from clinical.assertion_scope import Match, Scope, Scopes, Segment, apply, cover, end_clause
 from clinical.assertion_triggers import (
     AFFIRMING,
     AUXILIARIES,
@@ -29,11 +29,16 @@ from clinical.note_structure import Section, Statement, plain, statements
 
 _TOKEN = re.compile(r"[^\W_]+(?:['’][^\W_]+)*|\n|[^\w\s]|_")
 _WHEN_NEEDED = re.compile(r"\b(?:prn|p\.r\.n\.?|as needed|when needed|if needed)(?!\w)", re.IGNORECASE)
+_RESULT = re.compile(r"(?:[−-]ve|\(-\)|\b(?:negative|neg)|[A-Za-z][ ]?[−-])[ \t]*[,;.\n]*\s*$", re.IGNORECASE)
+_AGAINST = re.compile(r"[ ](?:vs|versus)\b")
+_NOTHING_BEFORE = re.compile(r"(?:^|[.!?;\n][ \t]*|[\n][ \t]*(?:\d{1,2}[.)]|[-*•])[ \t]+)$")
+_RESULT_CHARACTERS: Final = 20
 _YEAR = re.compile(r"(?:19|20)\d\d")
 _STOPS: Final = frozenset(".!?;")
 _NO_STOP_AFTER: Final = frozenset({"dr", "mr", "mrs", "ms", "vs", "approx", "e", "g", "i", "st", "q", "b", "t"})
 _SPLITS: Final = frozenset({",", "and", "&", "-", "–", "—", "but", "plus"})
 _NO_FINDINGS: Final = frozenset({"TEST", "PROCEDURE", "MEDICATION", "DOSAGE", "DURATION"})
+_FINDINGS: Final = frozenset({"SYMPTOM", "CONDITION"})
 _LONGEST: Final = max(len(words) for words in TRIGGERS)
 _FIRST_WORDS: Final = frozenset(words[0] for words in TRIGGERS)
 
@@ -125,10 +130,14 @@ class _Reading:
                 continue
             if part.asked or part.label == part.start:  # words that are nothing but the name of what is answered
                 found &= _STAYS
-            if part.said == "no":
+            if part.said == "no" and not (self.places[index].type == "TEST" and self._is_result(part)):
                 found.add("negated")
             elif part.said == "maybe":
                 found.add("possible")
+
+    def _is_result(self, part: Statement) -> bool:
+        """Whether a statement ends with a test's result: "HIV -ve" was done."""
+        return _RESULT.search(self.text, max(part.start, part.end - _RESULT_CHARACTERS), part.end) is not None
 
     def _sentences(self, first: int, end: int) -> Iterable[tuple[int, int]]:
         """Token ranges of the sentences between two tokens."""
@@ -170,9 +179,14 @@ class _Reading:
             trigger = TRIGGERS.get(tuple(self.words[token:stop]))
             if trigger is None or (trigger.opens_sentence and token != first):
                 continue
+            if trigger.category == "historical" and self._follows_duration(token):
+                continue  # "a ten-day history of chest pain" is what there is now
             if max(self.mention[token:stop]) < 0:
                 return Match(token, stop, trigger, self._points_back(token, stop, end, trigger))
         return None
+
+    def _follows_duration(self, token: int) -> bool:
+        return token > 0 and self.mention[token - 1] >= 0 and self.places[self.mention[token - 1]].type == "DURATION"
 
     def _points_back(self, first: int, stop: int, end: int, trigger: Trigger) -> bool:
         if trigger.direction != "either":
@@ -251,6 +265,7 @@ class _Reading:
                 last = match
             index = self.first_token.get(token)
             if index is not None:
+                cover(active, self.places[index].type, self.words[token - 1] if token > first else "")
                 self.found[index].update(active if section is None else {*active, section})
                 if self._is_when_needed(index):
                     before = self.mention[token - 1] if token > first else -1

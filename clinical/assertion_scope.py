@@ -1,8 +1,12 @@
 """How far a trigger reaches: what keeps it in force, what ends it, and where a clause of its own begins."""
 
 from dataclasses import dataclass
+from typing import Final
 
 from clinical.assertion_triggers import LIST_WORDS, OWN_SUBJECT, PATIENT, Category, Trigger
+
+_FINDINGS: Final = frozenset({"SYMPTOM", "CONDITION"})
+_JOINED: Final = frozenset({"or", "nor"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +26,7 @@ class Scope:
     trigger: Trigger
     patience: int
     covered: int = 0
+    findings: bool = False  # what it covered first is a finding
 
     def holds_over(self, kind: Category, word: str) -> bool:
         """Whether it is still in force after this word outside a mention."""
@@ -38,6 +43,23 @@ class Scope:
 
 
 Scopes = dict[Category, Scope]
+
+# "No fever, chest x-ray today": what is said of findings does not go on to what is measured, given or done beside them.
+_BESIDE_FINDINGS: Final[dict[Category, frozenset[str]]] = {
+    "negated": frozenset({"TEST", "MEDICATION", "PROCEDURE"}),
+    "historical": frozenset({"TEST", "MEDICATION"}),
+    "possible": frozenset({"TEST", "MEDICATION"}),
+}
+
+
+def cover(active: Scopes, kind: str, before: str) -> None:
+    """Count a mention of a type under what is in force; what does not reach it ends. `before` is the word before it."""
+    for category in list(active):
+        scope = active[category]
+        if scope.covered and scope.findings and kind in _BESIDE_FINDINGS.get(category, ()) and before not in _JOINED:
+            del active[category]
+        elif not scope.covered and kind in _FINDINGS:
+            scope.findings = True
 
 
 @dataclass(slots=True)

@@ -43,6 +43,7 @@ _OWN_RELATIVES: Final = _words("""
     kid kids child children parents parent sibling siblings brothers sisters aunts uncles cousins nephews nieces sons
     daughters grandmothers grandfathers spouse partner boyfriend girlfriend
     friend twin relatives relative roommate coworker neighbor neighbour family
+    boy girl baby toddler lo youngest oldest eldest hubby fiance fiancee gf bf newborn
 """)
 _POSSESSIVES: Final = ("", "my", "his", "her", "their", "the", "a", "an", "patients", "our", "your")
 _OWNERS: Final = _words("my his her their patients our your")
@@ -62,6 +63,8 @@ no suspicion for | no concern for | no concerns for | not suspicious for | not c
 not suggestive of | fails to show | failed to show | failed to reveal | fails to reveal | unremarkable for
 ruled out for | rules out | rather than | as opposed to | never any | no more | dont think | doesnt think
 do not think | not have | not have any | not report | not report any | not reporting | not endorse | not endorsing
+averted | escaped | too early for | too late for | so not | not a candidate for | no indication for | no need for
+not in need of | did not need | did not require | didnt need | didnt require | does not need | does not require
 not complain of | no report of | no reports of | no complaint of | no complaints of | no c / o | didnt find
 did not find | did not show | didnt show | does not show
 doesnt show | did not reveal | not experiencing | wouldnt call it | would not call it | wouldnt say
@@ -75,6 +78,13 @@ _NEGATED_BACK: Final = """
 not present | not seen | not found | not noted | not observed | not detected | not identified | not reported
 not appreciated | not evident
 not demonstrated | not there | nonexistent | never happened | never occurred | never came | didnt occur
+did not follow | never seen | never found | later excluded | not present anymore
+"""
+# Of what may be done as well: "dialysis was not required".
+_NOT_DONE_BACK: Final = """
+not required | not needed | not indicated | not attempted | not performed | not done | not pursued | not necessary
+not given | not used | not tolerated | declined | refused | was declined | was refused | abandoned | averted | avoided
+never done | never performed | never given | deferred
 """
 _POSSIBLE: Final = """
 ? | possibly | probably | maybe | perhaps | suspect | suspects | suspecting | suspicious for | suspicion of
@@ -104,7 +114,7 @@ cannot be excluded | can not be excluded | could not be excluded | cant be exclu
 cannot be ruled out | can not be ruled out | cant be ruled out | could not be ruled out | not ruled out
 not been ruled out | not been excluded | not yet ruled out | in the differential | on the differential
 is being considered | was considered | is considered | being worked up | under investigation | remains a possibility
-is a possibility | is in question | not confirmed | not yet confirmed
+is a possibility | is in question | not confirmed | not yet confirmed | until proven otherwise
 """
 _HYPOTHETICAL: Final = """
 if | in case of | in case | should you | should he | should she | should they | should it | should the patient
@@ -141,6 +151,13 @@ history notable for | past surgical history | psh | previously | used to have | 
 history positive for | history : | no longer | no longer has | no longer have | no longer having | remote history of
 years ago i had | survivor of | in remission from
 """
+# How long something has been there already.
+_SO_LONG: Final = """
+day history of | days history of | week history of | weeks history of | month history of | months history of
+year history of | years history of | hour history of | hours history of | long history of | long - standing history of
+longstanding history of | day h / o | week h / o | month h / o | year h / o | day hx of | week hx of | month hx of
+year hx of | day history | week history | short history of
+"""
 # A new statement of a list: "without fever, history of asthma".
 _HISTORICAL_ANEW: Final = """
 , history of | , hx of | , h / o | , past history of | , past medical history of | , prior history of | with history of
@@ -148,7 +165,8 @@ with a history of | with a past history of | with a past medical history of | wh
 """
 _HISTORICAL_PHRASE: Final = """
 previous | prior | remote | former | formerly | status post | s / p | resolution of | childhood | recovered from
-recovering from | cured of | once had
+cured of | once had | days post | weeks post | months post | years post | day post | week post | month post | year post
+days after my | weeks after my | months after my | after my | since my
 """
 _HISTORICAL_EITHER: Final = "resolved | previously"
 # "As a child he had asthma", and "asthma as a child".
@@ -210,6 +228,9 @@ consider increasing | consider stopping | consider starting | i would say | i th
 not take away | not taken away | have not improved | has not improved | hasnt improved | havent improved
 not responded to | unresponsive to | doesnt seem to help | prior visit | previous visit | last visit | mother of
 father of | parent of | friend of | partner of | not eased | not ease | not aware of | not aware | unaware of
+likely from | likely due to | likely secondary to | likely related to | probably from | probably due to
+likely caused by | no mask | in no time | no nose blowing | no lifting | no driving
+without difficulty | without difficulties | without incident | without assistance | without help
 """
 # After these nothing from before holds; then: after these a negation does not hold.
 _ENDS_ALL: Final = """
@@ -252,6 +273,7 @@ def _build() -> dict[tuple[str, ...], Trigger]:
         (_NEGATED_EITHER, Trigger("negated", "either", findings_only=True)),
         (_NEGATED_BACK, Trigger("negated", "backward", findings_only=True)),
         (_POSSIBLE, Trigger("possible", reach="list")),
+        (_NOT_DONE_BACK, Trigger("negated", "backward")),
         ("query", Trigger("possible", reach="list", opens_sentence=True)),
         (_POSSIBLE_EITHER, Trigger("possible", "either", reach="list")),
         (_POSSIBLE_BACK, Trigger("possible", "backward")),
@@ -261,6 +283,7 @@ def _build() -> dict[tuple[str, ...], Trigger]:
         (_HYPOTHETICAL_LIST, Trigger("hypothetical", reach="list")),
         (_HYPOTHETICAL_BACK, Trigger("hypothetical", "backward")),
         (_HISTORICAL, Trigger("historical")),
+        (_SO_LONG, Trigger("none")),
         (_HISTORICAL_ANEW, Trigger("historical", ends=NEGATION_ONLY)),
         (_HISTORICAL_TIMES, Trigger("historical", "either", patience=8, findings_only=True)),
         (_HISTORICAL_PHRASE, Trigger("historical", reach="phrase", patience=4)),
@@ -280,6 +303,8 @@ def _build() -> dict[tuple[str, ...], Trigger]:
 def _add_relative(built: dict[tuple[str, ...], Trigger], relative: str, whose: tuple[str, ...]) -> None:
     """A relative has what is said next, unless the relative only tells of the patient or comes along."""
     built.setdefault(whose, Trigger("family"))
+    if not relative.endswith("s"):
+        built.setdefault((*whose[:-1], relative + "s"), Trigger("family", reach="phrase", patience=4))  # "his mother's"
     built[("in", *whose)] = Trigger("family", "backward")
     built[("(", *whose, ")")] = Trigger("family", "backward")
     built.update({(*whose[:-1], relative + "s", word): Trigger("family") for word in ("side", "family")})

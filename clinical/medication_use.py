@@ -15,17 +15,20 @@ from clinical.note_structure import Statement
 _BEFORE_CHARACTERS: Final = 120
 _BEHIND_CHARACTERS: Final = 48
 _BEFORE: Final = re.compile(
-    r"\b(?:(?P<allergy>(?:allerg(?:ic|y|ies)|anaphyla(?:xis|ctic)|intoleran(?:t|ce)|sensitiv(?:e|ity)|hypersensitivity|"
+    r"\b(?:(?P<allergy>(?:allerg(?:ic|y|ies)|anaphyla(?:xis|ctic)|intoleran(?:t|ce)|"
+    r"(?:is|am|are|very|being)[ ]sensitive|(?:hyper)?sensitivity|"
     r"reaction|reacts?|reacted)[ ](?:to|of|with))"
     r"|(?P<held>(?:hold(?:ing)?|held|withh(?:old|olding|eld)|paus(?:e|ed|ing)|on[ ]hold)(?:[ ]taking)?)"
     r"|(?P<refused>(?:refus(?:e|es|ed|ing)|declin(?:e|es|ed|ing)|(?:won['’]?t|will[ ]not|would[ ]not|wouldn['’]?t)|"
     r"does(?:n['’]?t|[ ]not)[ ]want)(?:[ ](?:to[ ])?(?:take|start|continue))?)"
-    r"|(?P<stopped>(?:stop(?:ped|s|ping)?|discontinu(?:e|ed|es|ing)|d/c(?:['’]?d)?|dc['’]?d|quit|ceased?)(?:[ ]taking)?"
+    r"|(?P<stopped>(?:stop(?:ped|s|ping)?|discontinu(?:e|ed|es|ing)|d/c(?:['’]?d)?|dc['’]?d|quit|ceased?)"
+    r"(?![ ]*(?:,|w/|(?:with|working|after|when|because|at|by|per|home|to)\b))(?:[ ]taking)?"
     r"|(?:came|come|coming|taken|took[ ]\w+|weaned|tapered|been|is|now)[ ]off(?:[ ]of)?|ran[ ]out[ ]of|"
     r"no[ ]longer[ ](?:on|takes?|taking|uses?|using)|"
     r"(?:finished|completed)(?:[ ](?:a|her|his|the|my))?(?:[ ]course[ ]of)?|used[ ]to[ ](?:take|be[ ]on|use)|"
     r"previously[ ](?:on|took|taking))"
-    r"|(?P<taken>start(?:ed|s|ing)?|begin|began|begun|initiat(?:e|ed|ing)|continu(?:e|es|ed|ing)|"
+    r"|(?P<taken>start(?:ed|s|ing)?|begin|began|begun|initiat(?:e|ed|ing)|cont|continu(?:e|es|ed|ing)|"
+    r"(?:treated|managed)[ ]with|(?:put|placed|back)[ ]on|received|add(?:ed|ing)?|now|"
     r"switch(?:ed|ing)?[ ]to|chang(?:ed|ing)?[ ]to|replac(?:ed|ing)?[ ]with|restart(?:ed|ing)?|"
     r"resum(?:e|ed|ing)|tak(?:es|ing|en)|now[ ]on|but|however|instead|given|giv(?:e|ing)|prescribed))\b",
     re.IGNORECASE,
@@ -38,6 +41,11 @@ _BEHIND: Final = re.compile(
     r"|(?P<refused>refused|declined)"
     r"|(?P<stopped>stopped|discontinued|d/c['’]?d|dc['’]?d|ceased|no[ ]longer[ ]taken))\b",
     re.IGNORECASE,
+)
+_DOSE: Final = re.compile(r"[ ]+(?:\d|one\b|two\b|half\b)")
+_ENDED_BY_ORDER: Final = frozenset({"stopped", "held", "refused"})
+_LISTED_ALLERGY: Final = re.compile(
+    r"\W*(?:known[ ]|drug[ ]|medication[ ])?allerg(?:y|ies|ic)(?:[ ]to)?[ :,\"“'-]*", re.IGNORECASE
 )
 _ASIDE: Final = re.compile(r"\([^()]{0,60}\)")
 _SENTENCE: Final = re.compile(r"[.!?;](?=\s)")
@@ -66,7 +74,10 @@ def use_of(text: str, parts: Sequence[Statement], drug: Drug, assertion: Asserti
     use: Use | None = "allergy" if part.section == "allergies" else None
     if use is None:
         behind = _BEHIND.match(text, drug.end, min(part.end, drug.end + _BEHIND_CHARACTERS))
-        use = _kind(behind) or _said_before(text[max(part.start, drug.start - _BEFORE_CHARACTERS) : drug.start])
+        use = _kind(behind) or _said_before(
+            text[max(part.start, drug.start - _BEFORE_CHARACTERS) : drug.start],
+            is_dosed=_DOSE.match(text, drug.end, part.end) is not None,
+        )
     if use is not None and use != "taken":
         return use, MEANING[use]
     if assertion == "historical":
@@ -74,13 +85,17 @@ def use_of(text: str, parts: Sequence[Statement], drug: Drug, assertion: Asserti
     return ("taken" if assertion == "present" else "unknown"), assertion
 
 
-def _said_before(stretch: str) -> Use | None:
+def _said_before(stretch: str, *, is_dosed: bool) -> Use | None:
     """What the last words say that decide it, in the sentence that the drug stands in."""
+    if _LISTED_ALLERGY.fullmatch(stretch):
+        return "allergy"
     stretch = _ASIDE.sub(lambda aside: " " * len(aside.group()), stretch)
     begins = max((ending.end() for ending in _SENTENCE.finditer(stretch)), default=0)
     last = None
     for found in _BEFORE.finditer(stretch, begins):
         last = found
+    if last is not None and last.lastgroup in _ENDED_BY_ORDER and is_dosed and "," in stretch[last.end() :]:
+        return None  # "stop the infusion, celecoxib 200 mg": an order of its own
     return _kind(last)
 
 

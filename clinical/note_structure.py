@@ -10,7 +10,7 @@ it once. Marked-up text keeps its places: tags and addresses of pages are blanks
 """
 
 import re
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final, Literal, cast
@@ -54,7 +54,10 @@ _NAMES: Final[tuple[tuple[Section, str], ...]] = (
     ),
     ("family", "family history | family hx | family medical history | fh | fhx | fam hx | family"),
     ("social", "social history | social hx | sh | shx | social | habits | lifestyle"),
-    ("allergies", "allergies | allergy | allergies and intolerances | drug allergies | all | allergic to | adrs"),
+    (
+        "allergies",
+        "allergies | allergy | allergic | allergies and intolerances | drug allergies | all | allergic to | adrs",
+    ),
     (
         "medications",
         "medications | medication | meds | current medications | current meds | home medications | home meds"
@@ -90,6 +93,21 @@ _NAMES: Final[tuple[tuple[Section, str], ...]] = (
     ),
 )
 SECTIONS: Final[dict[str, Section]] = {name.strip(): section for section, names in _NAMES for name in names.split("|")}
+# Headings that say of all behind them that it is not there, or may be.
+_VERDICTS: Final[tuple[tuple[Answer, str], ...]] = (
+    (
+        "no",
+        "denies | denied | negatives | neg | none | absent | no | pertinent negatives | negative for | neg for"
+        " | denies any | ros negative for | negative ros | not present | patient denies | pt denies"
+        " | no complaints of | relevant negatives",
+    ),
+    (
+        "maybe",
+        "ddx | dd | ddx includes | differential | differentials | differential diagnosis | differential diagnoses"
+        " | possible diagnoses | r/o | rule out | query | considered | to consider",
+    ),
+)
+_SAID_BY: Final[dict[str, Answer]] = {name.strip(): said for said, names in _VERDICTS for name in names.split("|")}
 # Headings of a review of systems or of an examination: they go on with the section that they stand in.
 _ORGANS: Final = _words("""
     skin neuro neurologic neurological cns gi gu cv cvs cardiac cardiovascular resp respiratory pulm pulmonary lungs
@@ -101,7 +119,9 @@ _ORGANS: Final = _words("""
 _LONGEST_KEY: Final = 60
 _MOST_KEY_WORDS: Final = 10
 _FULL_LINE: Final = 60
+_FULL_WITH_NAME: Final = 68
 _LONG_LINE: Final = 40
+_FEWEST_BARE: Final = 2
 
 _ADDRESS: Final = re.compile(r"(?:https?://|www\.)\S{1,2000}")
 _BLOCKS: Final = _words("""
@@ -119,6 +139,7 @@ _INNER_BULLET: Final = re.compile(r"(?<=[\s])[-*•·‣▪◦–—](?=[ \t]+\S
 _INNER_NUMBER: Final = re.compile(r"(?<=[\s])\d{1,2}[.)](?=[ \t]+\S)")
 _BOX: Final = re.compile(r"\[[ \t]*([xX✓✔*])?[ \t]*\]|([☑☒✓✔■])|[☐□✗✘]|\(([xX ])\)(?=[ \t]*[A-Za-z])")
 _YES_NO_BOXES: Final = re.compile(r"[ \t:]*(yes|no|y|n)\b[ \t,/|]*", re.IGNORECASE)
+_BOXED: Final = re.compile(rf"(?:{_BOX.pattern})[ \t]*(?:yes|no|y|n)[ \t]*$", re.IGNORECASE)
 _OPEN_END: Final = frozenset(",(/&")
 _WANTS_MORE: Final = _words("""
     and or nor with of the a an to for in on at by from no denies denied without any his her my their as is was were has
@@ -126,6 +147,21 @@ _WANTS_MORE: Final = _words("""
 """)
 _GOES_ON: Final = _words("and or nor but because which that who than although")
 _SIGN: Final = re.compile(r"(?:(?<=[\s,;:(])|^)(?:\(([+-])\)|([+−-])(?=[ \t]?[A-Za-z]))")
+# Behind the finding: "rash (-), itching (+)", "N+ V+ D-", "guarding -ve".
+_CLEAR_SIGN: Final = re.compile(r"\([+-]\)|(?<![\w+-])[+−-]ve\b", re.IGNORECASE)
+_SIGN_BEHIND: Final = re.compile(
+    r"(?<=[A-Za-z)])(?:[ \t]*(?P<clear>\([+-]\)|[+−-]ve\b)|(?P<close>[+−-]{1,3})(?=[ \t,;.\n]|$)"
+    r"|[ \t](?P<apart>[+−-]{1,3})(?=[ \t]*(?:[,;.\n]|$)))",
+    re.IGNORECASE,
+)
+_LETTERS_NEXT: Final = re.compile(r"[ \t]*[A-Za-z]")
+_PIECE: Final = re.compile(r"[,;:.\n](?=\s)")
+# Where what a sign before a finding says ends: at the sentence's end, and where words say something themselves.
+_SAYS_ITSELF: Final = re.compile(
+    r"[.;](?=\s)|,[ \t]*(?:and[ ]|but[ ])?"
+    r"(?=(?:no|nil|denie[sd]|denying|negative|neg|without|not|never|has|had|is)\b)|\b(?=but\b)",
+    re.IGNORECASE,
+)
 _END: Final = r"(?=[ \t]*(?:[.,;|!)]|$|\n|[ \t]{2}|[A-Za-z][A-Za-z /]{0,30}:))"
 _SAID: Final = re.compile(
     r"[ \t]*(?:"
@@ -136,7 +172,8 @@ _SAID: Final = re.compile(
     re.IGNORECASE,
 )
 _ANSWER: Final = re.compile(
-    r"[ \t]*\n?[ \t]*(?:(?:a|ans|answer|pt|patient|reply|response)[ \t]*[:.)-][ \t]*|[-–>]{1,3}[ \t]*)?(?:"
+    r"[ \t]*\n?[ \t]*(?:(?:a|ans|answer|pt|patient|reply|response)[ \t]*[:.)-][ \t]*|[a-z][a-z. ]{0,19}:[ \t]*"
+    r"|[-–>]{1,3}[ \t]*)?(?:"
     r"(?P<no>(?:no|nope|nah|none|never|not really|not at all|denies|denied|negative|neg|n|nothing|absent|"
     r"i do ?n[o']?t|he does ?n[o']?t|she does ?n[o']?t|not that i know of)\b)"
     r"|(?P<yes>(?:yes|yeah|yep|yup|y|sure|sometimes|often|occasionally|a little|a bit|positive|endorses|i do|"
@@ -196,8 +233,11 @@ class _Cutter:
 
     def __init__(self, text: str) -> None:
         self._text = text
+        letter = next((sign for sign in text[:_FULL_LINE] if sign.isalpha()), "")
+        self._in_lower_case = letter.islower()  # a text that begins so says nothing by a line that does
         self._section: Section | None = None
         self._of_line = False  # the section ends with its line
+        self._under: Answer | None = None  # what a heading on a line of its own says of all below it
 
     def statements(self) -> Iterator[Statement]:
         at = 0
@@ -223,7 +263,7 @@ class _Cutter:
                     yield start, end
                 start = end = found.end()
                 open_line, longest = "", 0
-                self._section = None
+                self._section = self._under = None
                 continue
             if open_line and not self._goes_on(open_line, line, longest):
                 yield start, end
@@ -235,7 +275,7 @@ class _Cutter:
             yield start, end
 
     def _goes_on(self, before: str, line: str, longest: int) -> bool:
-        if _BULLET.match(line) or _BOX.match(line) or _SIGN.match(line):
+        if any(mark.match(line) for mark in (_BULLET, _BOX, _SIGN)) or _BOXED.search(before):
             return False
         if before[-1] in _OPEN_END or (before[-1] == "?" and _ANSWER.match(line)):
             return True
@@ -244,9 +284,11 @@ class _Cutter:
             return False
         if last in _WANTS_MORE and ":" not in before[-8:]:
             return True
-        if line[0].islower() and (first in _GOES_ON or len(before) >= _LONG_LINE):
+        if line[0].islower() and (first in _GOES_ON or (len(before) >= _LONG_LINE and not self._in_lower_case)):
             return True
-        return len(before) >= _FULL_LINE and len(before) * 4 >= longest * 3
+        # A capital begins a line, or a name in the middle of a full one.
+        full, eighths = (_FULL_WITH_NAME, 7) if line[0].isupper() else (_FULL_LINE, 6)
+        return len(before) >= full and len(before) * 8 >= longest * eighths
 
     def _line(self, start: int, end: int) -> Iterator[Statement]:
         if self._of_line:
@@ -280,23 +322,68 @@ class _Cutter:
             ticked = any(group and group.strip() for group in box.groups())
             yield Statement(start, end, self._section, box.end(), "yes" if ticked else "no")
             return
+        pair = next(
+            (found for found in _BOX.finditer(text, start, end) if _YES_NO_BOXES.match(text, found.end())), None
+        )
+        if pair is not None and ":" not in text[start : pair.start()]:
+            said, after = _YesNo.read(text, pair.start(), end) or (None, pair.end())
+            yield Statement(start, after, self._section, start, said, asked=True)
+            if after < end:
+                yield from self._item(after, end)
+            return
         signs = self._signs(start, end)
         if signs:
-            bounds = [start, *(at for at, _ in signs if at > start), end]
-            said = dict(signs)
-            for first, stop in pairwise(bounds):
-                if first in said:
-                    yield Statement(first, stop, self._section, first, said[first])
-                else:
-                    yield from self._spoken(first, stop)
+            yield from self._signed(start, end, signs)
             return
-        yield from self._spoken(start, end)
+        behind = self._signs_behind(start, end)
+        at = start
+        for first, stop, answer in behind:
+            if first > at:
+                yield from self._spoken(at, first)
+            yield Statement(first, stop, self._section, first, answer)
+            at = stop
+        if at < end:
+            yield from self._spoken(at, end)
+
+    def _signed(self, start: int, end: int, signs: Sequence[tuple[int, Answer]]) -> Iterator[Statement]:
+        """Each sign's findings, and the words between that say something themselves."""
+        bounds = [start, *(at for at, _ in signs if at > start), end]
+        said = dict(signs)
+        for first, stop in pairwise(bounds):
+            if first not in said:
+                yield from self._spoken(first, stop)
+                continue
+            itself = _SAYS_ITSELF.search(self._text, first, stop)
+            until = itself.end() if itself is not None else stop
+            yield Statement(first, until, self._section, first, said[first])
+            if until < stop:
+                yield from self._spoken(until, stop)
+
+    def _signs_behind(self, start: int, end: int) -> list[tuple[int, int, Answer]]:
+        """Findings with their sign behind them: where each begins, where its sign ends, and what it says.
+
+        A bare sign counts where there are several: a single one may be a dash.
+        """
+        text = self._text
+        found = list(_SIGN_BEHIND.finditer(text, start, end))
+        if sum(match["clear"] is None for match in found) < _FEWEST_BARE:
+            found = [match for match in found if match["clear"] is not None]
+        pieces: list[tuple[int, int, Answer]] = []
+        at = start
+        for match in found:
+            cuts = [piece.end() for piece in _PIECE.finditer(text, at, match.start())]
+            first = _skip(text, cuts[-1] if cuts else at)
+            pieces.append((first, match.end(), "yes" if "+" in match.group() else "no"))
+            at = match.end()
+        return pieces
 
     def _signs(self, start: int, end: int) -> list[tuple[int, Answer]]:
         """Plus and minus before findings: in brackets always; bare only where both are there, else they are bullets."""
+        line = self._text[start:end]
+        if _signs_stand_behind(line):
+            return []
         found = [
-            (match.start(), match.group(1) or match.group(2), bool(match.group(1)))
-            for match in _SIGN.finditer(self._text[start:end])
+            (match.start(), match.group(1) or match.group(2), bool(match.group(1))) for match in _SIGN.finditer(line)
         ]
         if not found:
             return []
@@ -322,7 +409,7 @@ class _Cutter:
                 at = after
                 continue
             if key is None:
-                yield Statement(at, end, self._section, at)
+                yield Statement(at, end, self._section, at, self._under)
                 return
             label, colon = key
             if label > at:
@@ -332,7 +419,14 @@ class _Cutter:
     def _keyed(self, label: int, colon: int, end: int) -> Generator[Statement, None, int]:
         """One key and what is said behind it, up to where the next begins. Returns that place."""
         text = self._text
-        self._enter(_name(text[label:colon]), alone=_skip(text, colon + 1) >= end)
+        name = _name(text[label:colon])
+        alone = _skip(text, colon + 1) >= end
+        self._enter(name, alone=alone)
+        if name in _SAID_BY and not alone:
+            sentence = _SENTENCE_END.search(text, colon + 1, end)
+            stop = min(sentence.end() if sentence else end, (self._next_key(colon + 1, end) or (end, end))[0])
+            yield Statement(label, stop, self._section, label, _SAID_BY[name])
+            return stop
         said, after = self._said(colon + 1, end)
         if said is not None:
             yield Statement(label, after, self._section, label, said)
@@ -360,6 +454,7 @@ class _Cutter:
 
     def _enter(self, name: str, *, alone: bool) -> None:
         section = SECTIONS.get(name)
+        self._under = _SAID_BY.get(name) if alone else None
         if section is not None:
             self._section, self._of_line = section, not alone
         elif name in _ORGANS:
@@ -440,6 +535,12 @@ class _YesNo:
                 ticked = "yes" if word.group(1).lower().startswith("y") else "no"
             at = word.end()
         return (ticked, at) if seen else None
+
+
+def _signs_stand_behind(line: str) -> bool:
+    """Whether signs that are surely some follow their findings: after the last one nothing is named."""
+    ends = [found.end() for found in _CLEAR_SIGN.finditer(line)]
+    return bool(ends) and _LETTERS_NEXT.match(line, ends[-1]) is None
 
 
 def _answer_of(found: re.Match[str]) -> Answer:

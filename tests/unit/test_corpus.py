@@ -10,7 +10,17 @@ from clinical.entities import ENTITY_TYPES, LABELS, Pieces
 from errors import SetupError
 from training.ner import corpus, encoder
 from training.ner.augmentation import Noise, disturb, from_segments, mentions_by_type, segments
-from training.ner.corpus import Fault, MarkedLine, Mention, load, parse, piece_labels, read, statistics
+from training.ner.corpus import (
+    Fault,
+    MarkedLine,
+    Mention,
+    load,
+    parse,
+    piece_assertions,
+    piece_labels,
+    read,
+    statistics,
+)
 
 
 def written(folder: Path, **files: str) -> Path:
@@ -32,9 +42,52 @@ def test_marks_become_places_in_the_plain_text() -> None:
     assert line.mentions == (Mention("SEVERITY", 4, 10), Mention("SYMPTOM", 11, 20))
 
 
+def test_what_is_said_of_a_mention_and_line_breaks() -> None:
+    line = parse(r"All: [penicillin](MEDICATION:allergy)\n- no [rash](SYMPTOM:negated), [cough](SYMPTOM)")
+    assert isinstance(line, MarkedLine)
+    assert line.text == "All: penicillin\n- no rash, cough"
+    drug, rash, cough = line.mentions
+    assert (drug.assertion, drug.use) == ("negated", "allergy")
+    assert (rash.assertion, rash.use) == ("negated", None)
+    assert cough.assertion is None
+    assert rash == Mention("SYMPTOM", 21, 25)  # what is said is no part of a place
+
+
+def test_what_a_file_with_assertions_leaves_unsaid_is_present(tmp_path: Path) -> None:
+    folder = written(
+        tmp_path, said="no [fever](SYMPTOM:negated)\n[cough](SYMPTOM) for [2 days](DURATION)", not_="[rash](SYMPTOM)"
+    )
+    said, other = (read([folder / name]) for name in ("said.txt", "not_.txt"))
+    assert [mention.assertion for line in said for mention in line.mentions] == ["negated", "present", None]
+    assert other[0].mentions[0].assertion is None
+
+
+def test_assertions_reach_the_pieces_of_their_mentions() -> None:
+    line = parse("no [severe headache](SYMPTOM:negated) now")
+    assert isinstance(line, MarkedLine)
+    tokenizer = encoder.tokenizer(encoder.find())
+    pieces = Pieces.of(line.text, tokenizer.encode(line.text, add_special_tokens=False))
+    assert piece_assertions(line.mentions, pieces).tolist() == [-1, 1, 1, -1]
+
+
+def test_a_line_break_is_a_piece_of_its_own() -> None:
+    text = "Fever\nno cough"
+    pieces = Pieces.of(text, encoder.tokenizer(encoder.find()).encode(text, add_special_tokens=False))
+    assert [text[start:end] for start, end in zip(pieces.starts, pieces.ends, strict=True)] == [
+        "Fever",
+        "\n",
+        "no",
+        "cough",
+    ]
+    assert len(pieces.word_first) == 4
+
+
 @pytest.mark.parametrize(
     ("marked", "rule"),
     [
+        ("[2 days](DURATION:negated)", "DURATION carries no assertion"),
+        ("[rash](SYMPTOM:allergy)", "only a MEDICATION is allergy"),
+        ("[rash](SYMPTOM:gone)", "unknown assertion"),
         ("[pain](SYMTOM)", "unknown type SYMTOM"),
         ("[ pain](SYMPTOM)", "starts and ends on a word"),
         ("[pain,](SYMPTOM)", "starts and ends on a word"),

@@ -74,7 +74,7 @@ def test_int8_that_loses_too_much_is_not_served(tiny: tuple[StoredModel, list[st
     from training.train_ner_model import _Candidate, _choose
 
     good, bad = ({"f1_strict": value} for value in (0.80, 0.785))
-    fp32, int8 = (_Candidate(Path(), None, {}, facts, {}, []) for facts in (good, bad))  # type: ignore[arg-type]
+    fp32, int8 = (_Candidate(Path(), None, 0.9, {}, facts, {}, [], None) for facts in (good, bad))  # type: ignore[arg-type]
     assert _choose(fp32, int8, may_lose=0.01) is fp32
     assert _choose(fp32, int8, may_lose=0.02) is int8
 

@@ -4,6 +4,7 @@ Marks move with the words, because a line is edited as a row of segments, each m
 """
 
 import random
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -13,6 +14,13 @@ from training.ner.corpus import MarkedLine, Mention
 
 Segment = tuple[str, Mention | None]  # words, and their mark; the mark's places are the line's, not the row's
 _ALPHABET: Final = "abcdefghijklmnopqrstuvwxyz"
+# Headings that say nothing of what stands below them.
+_HEADINGS: Final = (
+    *("HPI: ", "S: ", "Subjective: ", "Note:\n", "Today: ", "Interval history: ", "Update: ", "HPI:\n"),
+    *("Summary: ", "Neuro: ", "Skin: ", "Resp: ", "GI: ", "CV - ", "General: ", "Assessment: "),
+)
+_MOST_HURRIED: Final = 0.3  # of the words
+_LONG_WORD: Final = re.compile(r"[^\W\d_]{4,}")
 _BULLETS: Final = ("- ", "* ", "• ", "1. ", "2) ", "> ")
 
 
@@ -24,7 +32,9 @@ class Noise:
     no_apostrophes: float = 0.1
     no_commas: float = 0.05
     bullet: float = 0.04
+    heading: float = 0.05
     misspelling: float = 0.15
+    hurry: float = 0.2
     swap: float = 0.15
 
 
@@ -72,34 +82,50 @@ def disturb(
         row = [(words.replace(",", "") if mark is None else words, mark) for words, mark in row]
     if draw.random() < noise.misspelling:
         row = _misspell(row, draw)
+    if draw.random() < noise.hurry:
+        row = _in_a_hurry(row, draw)
     if draw.random() < noise.no_final_stop and row[-1][1] is None:
         row[-1] = (row[-1][0].rstrip(".!"), None)
     if draw.random() < noise.bullet:
         row.insert(0, (draw.choice(_BULLETS), None))
+    if draw.random() < noise.heading:
+        row.insert(0, (draw.choice(_HEADINGS), None))
     return row
 
 
 def _misspell(row: list[Segment], draw: random.Random) -> list[Segment]:
-    """One or two slips of the finger: letters swapped, lost, doubled or wrong, never in a short word's place."""
+    """One or two slips of the finger, never in a short word's place."""
     row = list(row)
     for _ in range(draw.randint(1, 2)):
         at = draw.randrange(len(row))
-        words, kind = row[at]
+        words, mark = row[at]
         spots = [i for i, (one, two) in enumerate(pairwise(words)) if i and one.isalpha() and two.isalpha()]
-        if not spots:
-            continue
-        i = draw.choice(spots)
-        slip = draw.randrange(4)
-        if slip == 0:
-            words = words[:i] + words[i + 1] + words[i] + words[i + 2 :]
-        elif slip == 1:
-            words = words[:i] + words[i + 1 :]
-        elif slip == 2:
-            words = words[:i] + words[i] + words[i:]
-        else:
-            words = words[:i] + draw.choice(_ALPHABET) + words[i + 1 :]
-        row[at] = (words, kind)
+        if spots:
+            row[at] = (_slip(words, draw.choice(spots), draw), mark)
     return row
+
+
+def _in_a_hurry(row: list[Segment], draw: random.Random) -> list[Segment]:
+    """A slip in each of many long words."""
+    rate = draw.uniform(0, _MOST_HURRIED)
+
+    def of_word(found: re.Match[str]) -> str:
+        word = found.group()
+        return _slip(word, draw.randrange(1, len(word) - 1), draw) if draw.random() < rate else word
+
+    return [(_LONG_WORD.sub(of_word, words), mark) for words, mark in row]
+
+
+def _slip(words: str, at: int, draw: random.Random) -> str:
+    """A letter changed places with the next, lost, doubled or wrong."""
+    kind = draw.randrange(4)
+    if kind == 0:
+        return words[:at] + words[at + 1] + words[at] + words[at + 2 :]
+    if kind == 1:
+        return words[:at] + words[at + 1 :]
+    if kind == 2:
+        return words[:at] + words[at] + words[at:]
+    return words[:at] + draw.choice(_ALPHABET) + words[at + 1 :]
 
 
 def join(rows: Sequence[Sequence[Segment]]) -> list[Segment]:
