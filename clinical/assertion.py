@@ -24,7 +24,7 @@ from clinical.assertion_triggers import (
     Category,
     Trigger,
 )
-from clinical.entities import Assertion
+from clinical.entities import Assertion, By, Ruling
 from clinical.note_structure import Section, Statement, plain, statements
 
 _TOKEN = re.compile(r"[^\W_]+(?:['’][^\W_]+)*|\n|[^\w\s]|_")
@@ -69,10 +69,15 @@ def classify(text: str, places: Sequence[Place], parts: Sequence[Statement] | No
 
     `parts` are the statements of `plain(text)`, where somebody has them already.
     """
+    return [ruling.assertion for ruling in rulings(text, places, parts)]
+
+
+def rulings(text: str, places: Sequence[Place], parts: Sequence[Statement] | None = None) -> list[Ruling]:
+    """As `classify`, with what each assertion goes by."""
     if not places:
         return []
     text = plain(text)
-    return _Reading(text, places).assertions(statements(text) if parts is None else parts)
+    return _Reading(text, places).rulings(statements(text) if parts is None else parts)
 
 
 class _Reading:
@@ -89,6 +94,7 @@ class _Reading:
         self.first_token: dict[int, int] = {}
         self._lay_mentions()
         self.found: list[set[Category]] = [set() for _ in places]
+        self.by: list[By] = ["nothing"] * len(places)
 
     def _lay_mentions(self) -> None:
         order = sorted(range(len(self.places)), key=lambda index: self.places[index].start)
@@ -102,7 +108,7 @@ class _Reading:
                 self.mention[token] = index
                 token += 1
 
-    def assertions(self, parts: Sequence[Statement]) -> list[Assertion]:
+    def rulings(self, parts: Sequence[Statement]) -> list[Ruling]:
         left: Section | None = None  # a section that a sentence about today ended
         for part in parts:
             first, end = bisect_left(self.starts, part.start), bisect_left(self.starts, part.end)
@@ -117,7 +123,20 @@ class _Reading:
                     section = None if part.section is None or part.section == left else part.section
                     self._read_sentence(begin, stop, label, _OF_SECTION.get(section) if section else None)
                     self._hold_against(part, begin, stop)
-        return [_strongest(found) for found in self.found]
+        for index, place in enumerate(self.places):
+            if place.type in _FINDINGS and not self.found[index] and self.by[index] == "nothing":
+                self._doubt(index)
+        return [Ruling(_strongest(found), self._goes_by(index)) for index, found in enumerate(self.found)]
+
+    def _goes_by(self, index: int) -> By:
+        return "words" if self.found[index] and self.by[index] == "nothing" else self.by[index]
+
+    def _doubt(self, index: int) -> None:
+        """What stands beside "vs", and what is all that a question asks, may be."""
+        start, end = self.places[index].start, self.places[index].end
+        asked = self.text.startswith("?", end) and _NOTHING_BEFORE.search(self.text, max(0, start - 8), start)
+        if asked or _AGAINST.match(self.text, end):
+            self.found[index].add("possible")
 
     def _hold_against(self, part: Statement, first: int, end: int) -> None:
         """What stands beside the words: an answer, a box."""
@@ -128,6 +147,7 @@ class _Reading:
             found = self.found[index]
             if part.said is None:
                 continue
+            self.by[index] = "structure"
             if part.asked or part.label == part.start:  # words that are nothing but the name of what is answered
                 found &= _STAYS
             if part.said == "no" and not (self.places[index].type == "TEST" and self._is_result(part)):
@@ -248,6 +268,7 @@ class _Reading:
         active: Scopes = {}
         outside: Scopes = {}
         last: Match | None = None
+        affirmed = False
         for token in range(first, end):
             segment, word = opening.get(token), self.words[token]
             if segment is not None and segment.verb and not segment.alternative:
@@ -262,19 +283,28 @@ class _Reading:
             if match is not None:
                 if not match.backward:
                     apply(active, match.trigger, before=last if last is not None and last.end == token else None)
+                    affirmed = match.trigger.category == "none" and bool(match.trigger.ends)
                 last = match
             index = self.first_token.get(token)
             if index is not None:
-                cover(active, self.places[index].type, self.words[token - 1] if token > first else "")
-                self.found[index].update(active if section is None else {*active, section})
-                if self._is_when_needed(index):
-                    before = self.mention[token - 1] if token > first else -1
-                    if before >= 0 and self.places[before].type not in _NO_FINDINGS:
-                        self.found[before].add("hypothetical")
-                    active["hypothetical"] = Scope(WHEN_NEEDED, WHEN_NEEDED.patience + 1)
-                    continue
-                for scope in active.values():
-                    scope.covered += 1
+                self._say(index, active, section, before=token - 1 if token > first else -1)
+                if affirmed and self.by[index] == "nothing":
+                    self.by[index] = "words"
+
+    def _say(self, index: int, active: Scopes, section: Category | None, *, before: int) -> None:
+        """Give a mention what is in force; `before` is the token before it in its sentence, or -1."""
+        cover(active, self.places[index].type, self.words[before] if before >= 0 else "")
+        self.found[index].update(active if section is None else {*active, section})
+        if section is not None:
+            self.by[index] = "structure"
+        if self._is_when_needed(index):
+            what_for = self.mention[before] if before >= 0 else -1
+            if what_for >= 0 and self.places[what_for].type not in _NO_FINDINGS:
+                self.found[what_for].add("hypothetical")
+            active["hypothetical"] = Scope(WHEN_NEEDED, WHEN_NEEDED.patience + 1)
+            return
+        for scope in active.values():
+            scope.covered += 1
 
     def _is_when_needed(self, index: int) -> bool:
         place = self.places[index]

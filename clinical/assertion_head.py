@@ -1,20 +1,24 @@
 """The encoder's own opinion of a mention's assertion, and what it and the rules say together.
 
 The encoder reads the words around a mention; the rules read the note's structure and a closed list of triggers. Each
-is right where the other is not, so both are heard: the head's log-probabilities, sharpened or flattened by a slope, and
-how likely the rules' answer is under each truth. Both were fitted on marked lines that the encoder has not learnt from.
+is right where the other is not, so both are heard as experts whose odds are multiplied: the head's probabilities,
+flattened by a slope, and how often each truth stands behind what the rules say and go by. A rule that goes by nothing
+but silence is a weak expert, one that goes by a ticked box a strong one, and the head is flattened more beside it. All
+of it is fitted on marked lines; the slopes on such as the encoder has not learnt from.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol, Self, cast
+from typing import Any, Final, Protocol, Self, cast, get_args
 
 import numpy as np
 
-from clinical.entities import ASSERTED, ASSERTIONS, Assertion, Pieces
+from clinical.entities import ASSERTED, ASSERTIONS, Assertion, By, Pieces, Ruling
 from clinical.labelling import Floats
 
-_PLACE_OF: Final = {name: place for place, name in enumerate(ASSERTIONS)}
+BY: Final[tuple[By, ...]] = get_args(By)
+_ASSERTION: Final = {name: place for place, name in enumerate(ASSERTIONS)}
+_BY: Final = {name: place for place, name in enumerate(BY)}
 
 
 class Place(Protocol):
@@ -30,42 +34,56 @@ class Place(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class AssertionHead:
-    """How far the head is trusted, and the rules: `rules[t, r]` is ln P(the rules say r | the truth is t)."""
+    """How far head and rules are trusted.
 
-    slope: float
+    `slopes[by]` flattens the head beside rules that go by nothing, words or structure; `rules[by, ruled, truth]` is
+    ln P(truth | ruled, by) and `prior[truth]` ln P(truth), float32.
+    """
+
+    slopes: Floats
     rules: Floats
+    prior: Floats
 
     @classmethod
     def of(cls, parameters: Mapping[str, Any]) -> Self:
         """From a manifest's `assertion`. Raises KeyError, TypeError or ValueError where it is none."""
-        if list(parameters["labels"]) != list(ASSERTIONS):
+        if list(parameters["labels"]) != list(ASSERTIONS) or list(parameters["by"]) != list(BY):
             raise ValueError("the assertions are not this version's")
-        rules = np.array(parameters["rules"], dtype=np.float32)
-        if rules.shape != (len(ASSERTIONS), len(ASSERTIONS)) or not np.isfinite(rules).all():
-            raise ValueError("the rules' table has another shape")
-        return cls(float(parameters["slope"]), rules)
+        tables = [np.array(parameters[name], dtype=np.float32) for name in ("slopes", "rules", "prior")]
+        size = len(ASSERTIONS)
+        wanted = [(len(BY),), (len(BY), size, size), (size,)]
+        if [table.shape for table in tables] != wanted or not all(np.isfinite(table).all() for table in tables):
+            raise ValueError("the tables have another shape")
+        return cls(*tables)
 
     def parameters(self) -> dict[str, Any]:
         """What `of` reads."""
+        tables = {"slopes": self.slopes, "rules": self.rules, "prior": self.prior}
         return {
             "labels": list(ASSERTIONS),
-            "slope": self.slope,
-            "rules": [[round(float(one), 4) for one in row] for row in self.rules],
+            "by": list(BY),
+            **{name: np.round(table.astype(float), 4).tolist() for name, table in tables.items()},
         }
 
-    def together(self, places: Sequence[Place], opinion: Floats, ruled: Sequence[Assertion]) -> list[Assertion]:
+    def together(self, places: Sequence[Place], opinion: Floats, ruled: Sequence[Ruling]) -> list[Assertion]:
         """The likeliest assertion of each mention; `opinion` is `opinions`' answer, `ruled` what the rules say.
 
         Types that carry no assertion of their own keep what the rules say.
         """
         if not len(places):
             return []
-        votes = self.slope * opinion + self.rules[:, [_PLACE_OF[one] for one in ruled]].T
-        likeliest = votes.argmax(axis=1).tolist()
+        likeliest = self.votes(opinion, ruled).argmax(axis=1).tolist()
         return [
-            cast(Assertion, ASSERTIONS[best]) if place.type in ASSERTED else said
-            for place, best, said in zip(places, likeliest, ruled, strict=True)
+            cast(Assertion, ASSERTIONS[best]) if place.type in ASSERTED else ruling.assertion
+            for place, best, ruling in zip(places, likeliest, ruled, strict=True)
         ]
+
+    def votes(self, opinion: Floats, ruled: Sequence[Ruling]) -> Floats:
+        """float32[mentions, assertions] log-odds up to a constant of each row."""
+        by = [_BY[ruling.by] for ruling in ruled]
+        slopes = self.slopes[by][:, None]
+        rules = self.rules[by, [_ASSERTION[ruling.assertion] for ruling in ruled]]
+        return np.asarray(slopes * (opinion - self.prior) + rules, dtype=np.float32)
 
 
 def opinions(pieces: Pieces, logits: Floats, places: Sequence[Place]) -> Floats:

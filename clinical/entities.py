@@ -23,6 +23,8 @@ EntityType = Literal[
 Assertion = Literal["present", "negated", "possible", "hypothetical", "historical", "family"]
 Use = Literal["taken", "allergy", "stopped", "held", "refused", "unknown"]  # of a MEDICATION
 
+By = Literal["nothing", "words", "structure"]  # what a rule goes by; nothing spoken of is present
+
 ENTITY_TYPES: Final[tuple[str, ...]] = get_args(EntityType)
 # The types that an assertion is marked and judged for; the others belong to a mention of these.
 ASSERTED: Final = frozenset({"SYMPTOM", "CONDITION", "MEDICATION", "TEST", "PROCEDURE"})
@@ -54,6 +56,14 @@ class Entity:
     score: float
     assertion: Assertion = "present"
     use: Use | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ruling:
+    """What the rules say of a mention, and what they go by."""
+
+    assertion: Assertion
+    by: By
 
 
 @dataclass(frozen=True, slots=True)

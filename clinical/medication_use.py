@@ -9,7 +9,8 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Final, Protocol, cast
 
-from clinical.entities import Assertion, Use
+from clinical.assertion import Place, rulings
+from clinical.entities import Assertion, Ruling, Use
 from clinical.note_structure import Statement
 
 _BEFORE_CHARACTERS: Final = 120
@@ -66,9 +67,29 @@ class Drug(Protocol):
     def end(self) -> int: ...
 
 
+def rule_on(text: str, parts: Sequence[Statement], places: Sequence[Place]) -> tuple[list[Use | None], list[Ruling]]:
+    """What the rules say of a text's mentions, and of each drug what is done with it; None for the others."""
+    ruled = rulings(text, places, parts)
+    uses: list[Use | None] = [None] * len(places)
+    for at, (place, ruling) in enumerate(zip(places, ruled, strict=True)):
+        if place.type == "MEDICATION":
+            uses[at], assertion = use_of(text, parts, place, ruling.assertion)
+            if assertion != ruling.assertion:
+                listed = _part_of(parts, place).section == "allergies"
+                ruled[at] = Ruling(assertion, "structure" if listed else "words")
+    return uses, ruled
+
+
+def use_under(assertion: Assertion) -> Use:
+    """What is done with a drug of which nothing more is known than its assertion."""
+    if assertion == "historical":
+        return "stopped"
+    return "taken" if assertion == "present" else "unknown"
+
+
 def use_of(text: str, parts: Sequence[Statement], drug: Drug, assertion: Assertion) -> tuple[Use, Assertion]:
     """What is done with one drug, and its assertion in that light; `parts` are the statements of the text."""
-    part = parts[bisect_right(parts, drug.start, key=lambda one: one.start) - 1]
+    part = _part_of(parts, drug)
     if assertion in ("family", "hypothetical", "possible"):
         return "unknown", assertion
     use: Use | None = "allergy" if part.section == "allergies" else None
@@ -80,9 +101,11 @@ def use_of(text: str, parts: Sequence[Statement], drug: Drug, assertion: Asserti
         )
     if use is not None and use != "taken":
         return use, MEANING[use]
-    if assertion == "historical":
-        return "stopped", assertion
-    return ("taken" if assertion == "present" else "unknown"), assertion
+    return use_under(assertion), assertion
+
+
+def _part_of(parts: Sequence[Statement], drug: Drug) -> Statement:
+    return parts[bisect_right(parts, drug.start, key=lambda one: one.start) - 1]
 
 
 def _said_before(stretch: str, *, is_dosed: bool) -> Use | None:

@@ -18,7 +18,6 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from clinical import wellness
-from clinical.assertion import classify
 from clinical.assertion_head import AssertionHead, opinions
 from clinical.codes import CodeBook
 from clinical.entities import (
@@ -34,9 +33,9 @@ from clinical.entities import (
 from clinical.label_mapping import LabelMapping
 from clinical.labelling import Floats, LabelScheme
 from clinical.language import not_english
-from clinical.medication_use import use_of
+from clinical.medication_use import rule_on, use_under
 from clinical.mentions import find
-from clinical.note_structure import Statement, plain, statements
+from clinical.note_structure import plain, statements
 from errors import FieldFault, InvalidInput, SetupError
 from runners.onnx_session import open_session
 from runners.runner import Prediction
@@ -227,14 +226,22 @@ class NerRunner:
         if self._mapping is not None:
             kinds = [self._mapping.type_of(span.type, text[span.start : span.end]) for span in found]
             found = [replace(span, type=kind) for span, kind in zip(found, kinds, strict=True)]
-        said = classify(read, found, parts)
+        uses, ruled = rule_on(read, parts, found)
+        said = [ruling.assertion for ruling in ruled]
         if self._head is not None:
-            said = self._head.together(found, opinions(pieces, outputs[1], found), said)
+            said = self._head.together(found, opinions(pieces, outputs[1], found), ruled)
         entities = [
-            Entity(span.type, text[span.start : span.end], span.start, span.end, span.score, assertion)
-            for span, assertion in zip(found, said, strict=True)
+            Entity(
+                span.type,
+                text[span.start : span.end],
+                span.start,
+                span.end,
+                span.score,
+                assertion,
+                use if use is None or assertion == ruling.assertion else use_under(assertion),
+            )
+            for span, assertion, ruling, use in zip(found, said, ruled, uses, strict=True)
         ]
-        entities = [_with_use(read, parts, one) if one.type == "MEDICATION" else one for one in entities]
         confidence = round(sum(entity.score for entity in entities) / len(entities), 4) if entities else None
         result: dict[str, Any] = {"entities": _by_type(entities, self._codes if item.normalize else None)}
         if self._mapping is not None:
@@ -257,11 +264,6 @@ def _weightiest(deltas: Floats, pieces: Pieces) -> list[dict[str, Any]]:
         }
         for word in order
     ]
-
-
-def _with_use(text: str, parts: Sequence[Statement], drug: Entity) -> Entity:
-    use, assertion = use_of(text, parts, drug, drug.assertion)
-    return replace(drug, use=use, assertion=assertion)
 
 
 def _by_type(entities: Sequence[Entity], codes: CodeBook | None) -> dict[str, list[dict[str, Any]]]:

@@ -6,8 +6,8 @@ import math
 import numpy as np
 import pytest
 
-from clinical.assertion_head import AssertionHead, opinions
-from clinical.entities import ASSERTIONS, Assertion, Pieces, ScoredSpan
+from clinical.assertion_head import BY, AssertionHead, opinions
+from clinical.entities import ASSERTIONS, Assertion, By, Pieces, Ruling, ScoredSpan
 from clinical.labelling import Floats
 from training.ner.assertions import asserted, assertion_report, by_rules, fit_head
 from training.ner.corpus import MarkedLine, Mention, parse
@@ -27,8 +27,14 @@ def surely(which: int, length: int = 1, by: float = 5.0) -> Floats:
 
 
 def head(slope: float = 1.0, right: float = 0.9) -> AssertionHead:
-    other = (1 - right) / (len(ASSERTIONS) - 1)
-    return AssertionHead(slope, np.log(np.where(np.eye(len(ASSERTIONS)) > 0, right, other)).astype(np.float32))
+    size = len(ASSERTIONS)
+    rules = np.log(np.where(np.eye(size) > 0, right, (1 - right) / (size - 1))).astype(np.float32)
+    prior = np.log(np.full(size, 1 / size)).astype(np.float32)
+    return AssertionHead(np.full(len(BY), slope, dtype=np.float32), np.stack([rules] * len(BY)), prior)
+
+
+def ruled(*said: Assertion, by: By = "words") -> list[Ruling]:
+    return [Ruling(one, by) for one in said]
 
 
 def test_an_opinion_is_the_mean_of_a_mention_s_pieces_only() -> None:
@@ -43,9 +49,18 @@ def test_an_opinion_is_the_mean_of_a_mention_s_pieces_only() -> None:
 def test_whoever_is_surer_wins_and_types_without_assertion_keep_the_rules() -> None:
     places = [ScoredSpan("SYMPTOM", 0, 2, 0.9), ScoredSpan("DURATION", 3, 5, 0.9)]
     opinion = opinions(pieces((0, 2), (3, 5)), surely(PRESENT, 2, by=8.0), places)
-    ruled: list[Assertion] = ["negated", "negated"]
-    assert head(slope=1.0).together(places, opinion, ruled) == ["present", "negated"]
-    assert head(slope=0.1).together(places, opinion, ruled) == ["negated", "negated"]
+    denied = ruled("negated", "negated")
+    assert head(slope=1.0).together(places, opinion, denied) == ["present", "negated"]
+    assert head(slope=0.1).together(places, opinion, denied) == ["negated", "negated"]
+
+
+def test_beside_a_ticked_box_the_head_is_heard_less_than_beside_silence() -> None:
+    flat = head()
+    flat.slopes[BY.index("structure")] = 0.1
+    places = [ScoredSpan("SYMPTOM", 0, 2, 0.9)]
+    opinion = opinions(pieces((0, 2)), surely(PRESENT, by=8.0), places)
+    assert flat.together(places, opinion, ruled("negated", by="structure")) == ["negated"]
+    assert flat.together(places, opinion, ruled("negated", by="words")) == ["present"]
 
 
 def test_no_mention_no_opinion() -> None:
@@ -56,14 +71,15 @@ def test_no_mention_no_opinion() -> None:
 def test_parameters_come_back_as_they_were() -> None:
     written = json.loads(json.dumps(head().parameters()))
     again = AssertionHead.of(written)
-    assert again.slope == 1.0
+    assert again.slopes.tolist() == [1.0] * len(BY)
     assert np.allclose(again.rules, head().rules, atol=1e-3)
+    assert np.allclose(again.prior, head().prior, atol=1e-3)
 
 
 @pytest.mark.parametrize(
     "broken",
-    [{}, {"labels": ["present"]}, {"labels": list(ASSERTIONS), "slope": 1, "rules": [[0.0]]},
-     {"labels": list(ASSERTIONS), "slope": 1, "rules": [[math.nan] * len(ASSERTIONS)] * len(ASSERTIONS)}],
+    [{}, {"labels": ["present"]}, head().parameters() | {"slopes": [1.0]}, head().parameters() | {"by": ["words"]},
+     head().parameters() | {"prior": [math.nan] * len(ASSERTIONS)}],
 )  # fmt: skip
 def test_parameters_that_are_none_are_refused(broken: dict[str, object]) -> None:
     with pytest.raises((KeyError, TypeError, ValueError)):
@@ -105,4 +121,4 @@ def test_too_few_marks_fit_nothing() -> None:
 
 def test_the_use_of_a_drug_decides_what_the_rules_say_of_it() -> None:
     drug = line("Allergies: [penicillin](MEDICATION:allergy)")
-    assert by_rules(drug, asserted(drug)) == ["negated"]
+    assert by_rules(drug, asserted(drug)) == [Ruling("negated", "structure")]

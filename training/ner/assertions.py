@@ -9,17 +9,17 @@ from typing import Any, Final
 
 import numpy as np
 
-from clinical.assertion import classify
-from clinical.assertion_head import AssertionHead
-from clinical.entities import ASSERTED, ASSERTIONS, Assertion
+from clinical.assertion_head import BY, AssertionHead
+from clinical.entities import ASSERTED, ASSERTIONS, Assertion, Ruling
 from clinical.labelling import Floats
-from clinical.medication_use import use_of
-from clinical.note_structure import Statement, plain, statements
+from clinical.medication_use import rule_on
+from clinical.note_structure import plain, statements
 from training.ner.corpus import MarkedLine, Mention
 
 Opinions = Callable[[str, Sequence[Mention]], Floats]
 _SLOPES: Final = np.geomspace(0.2, 3, 28)
-_LEAST: Final = 0.5  # added to every count, so that nothing is impossible
+_TRUST: Final = 4.0  # mentions for each of the rules' answers that are as if they had been counted
+_AT_THEIR_WORD: Final = 0.9
 _Z: Final = 1.96
 _FEWEST: Final = 20  # marked assertions to fit a slope on, and to have learnt from
 
@@ -29,46 +29,56 @@ def asserted(line: MarkedLine) -> list[Mention]:
     return [mention for mention in line.mentions if mention.assertion is not None and mention.type in ASSERTED]
 
 
-def by_rules(line: MarkedLine, mentions: Sequence[Mention]) -> list[Assertion]:
-    """What the rules say of a line's mentions; the others around them are read as well."""
+def by_rules(line: MarkedLine, mentions: Sequence[Mention]) -> list[Ruling]:
+    """What the rules say of some of a line's mentions; the others around them are read as well."""
     text = plain(line.text)
-    parts = statements(text)
-    said = dict(zip(line.mentions, classify(text, line.mentions, parts), strict=True))
-    return [_with_use(text, parts, one, said[one]) for one in mentions]
-
-
-def _with_use(text: str, parts: Sequence[Statement], mention: Mention, said: Assertion) -> Assertion:
-    return use_of(text, parts, mention, said)[1] if mention.type == "MEDICATION" else said
+    _, ruled = rule_on(text, statements(text), line.mentions)
+    said = dict(zip(line.mentions, ruled, strict=True))
+    return [said[one] for one in mentions]
 
 
 def fit_head(learnt: Sequence[MarkedLine], unseen: Sequence[MarkedLine], opinions: Opinions) -> AssertionHead | None:
     """Weigh rules and head. None where too little is marked.
 
     The rules' table is counted on all lines: they learn from nothing, so lines that the encoder learnt from serve. The
-    head's slope is the likeliest on the `unseen` ones.
+    head's slopes are the likeliest on the `unseen` ones, each drawn to the one that is likeliest on all of them.
     """
-    counts = np.full((len(ASSERTIONS), len(ASSERTIONS)), _LEAST)
+    size = len(ASSERTIONS)
+    counts = np.zeros((len(BY), size, size))
     for line in (*learnt, *unseen):
         mentions = asserted(line)
-        for mention, said in zip(mentions, by_rules(line, mentions), strict=True):
-            counts[ASSERTIONS.index(mention.assertion or "present"), ASSERTIONS.index(said)] += 1
-    table = np.log(counts / counts.sum(axis=1, keepdims=True)).astype(np.float32)
-    truths, votes, ruled = [], [], []
+        for mention, ruling in zip(mentions, by_rules(line, mentions), strict=True):
+            counts[BY.index(ruling.by), ASSERTIONS.index(ruling.assertion), _truth(mention)] += 1
+    # Where little was counted the rules are taken at their word.
+    counts += _TRUST * np.where(np.eye(size) > 0, _AT_THEIR_WORD, (1 - _AT_THEIR_WORD) / (size - 1))
+    rules = np.log(counts / counts.sum(axis=2, keepdims=True)).astype(np.float32)
+    prior = np.log(counts.sum(axis=(0, 1)) / counts.sum()).astype(np.float32)
+    truths: list[int] = []
+    ruled: list[Ruling] = []
+    votes = [np.empty((0, size), dtype=np.float32)]
     for line in unseen:
         if mentions := asserted(line):
-            truths += [ASSERTIONS.index(one.assertion or "present") for one in mentions]
+            truths += map(_truth, mentions)
+            ruled += by_rules(line, mentions)
             votes.append(opinions(line.text, mentions))
-            ruled += [ASSERTIONS.index(said) for said in by_rules(line, mentions)]
     if len(truths) < _FEWEST or sum(len(asserted(line)) for line in learnt) < _FEWEST:
         return None
-    opinion, given = np.concatenate(votes), table[:, ruled].T
+    opinion, by = np.concatenate(votes), np.array([BY.index(one.by) for one in ruled])
 
-    def likelihood(slope: float) -> float:
-        scores = slope * opinion + given
-        scores = scores - np.logaddexp.reduce(scores, axis=1, keepdims=True)
-        return float(scores[np.arange(len(truths)), truths].mean())
+    def likelihoods(slope: float) -> Any:
+        scores = AssertionHead(np.full(len(BY), slope, dtype=np.float32), rules, prior).votes(opinion, ruled)
+        return scores[np.arange(len(truths)), truths] - np.logaddexp.reduce(scores, axis=1)
 
-    return AssertionHead(round(float(max(_SLOPES, key=likelihood)), 3), table)
+    found = {slope: likelihoods(slope) for slope in _SLOPES.tolist()}
+    slopes = [
+        max(found, key=lambda slope: found[slope].mean() * _FEWEST + found[slope][by == kind].sum())
+        for kind in range(len(BY))
+    ]
+    return AssertionHead(np.round(np.array(slopes), 3).astype(np.float32), rules, prior)
+
+
+def _truth(mention: Mention) -> int:
+    return ASSERTIONS.index(mention.assertion or "present")
 
 
 def assertion_report(lines: Sequence[MarkedLine], opinions: Opinions, head: AssertionHead) -> dict[str, Any]:
@@ -81,7 +91,7 @@ def assertion_report(lines: Sequence[MarkedLine], opinions: Opinions, head: Asse
             continue
         opinion, ruled = opinions(line.text, mentions), by_rules(line, mentions)
         truths += [one.assertion or "present" for one in mentions]
-        answers["rules"] += ruled
+        answers["rules"] += [ruling.assertion for ruling in ruled]
         answers["head"] += [ASSERTIONS[best] for best in opinion.argmax(axis=1)]
         answers["together"] += head.together(mentions, opinion, ruled)
     return {

@@ -2,8 +2,8 @@
 
 One sentence or note a line, mentions as `[words](TYPE)` or `[words](TYPE:assertion)`, a line break inside a note as
 `\\n` (training/corpus/GUIDELINE.md). Every fault names its file, its line and the rule, and all faults are shown at
-once. `heldout.txt` and `calibration.txt` are reserved: they are never read as training lines, and a training line that
-repeats one of theirs is refused.
+once. The held-out files and `calibration.txt` are reserved: they are never read as training lines, and a training line
+that repeats one of theirs is refused.
 """
 
 import hashlib
@@ -22,9 +22,9 @@ from clinical.medication_use import MEANING
 from errors import SetupError
 
 CORPUS: Final = Path(__file__).parent.parent / "corpus"
-HELDOUT: Final = "heldout.txt"
+HELDOUT: Final = ("heldout.txt", "heldout_notes.txt")
 CALIBRATION: Final = "calibration.txt"
-RESERVED: Final = frozenset({HELDOUT, CALIBRATION})
+RESERVED: Final = frozenset({*HELDOUT, CALIBRATION})
 
 _MARK = re.compile(r"\[([^\[\]]*)\]\(([A-Z][A-Z_]*)(?::([a-z]+))?\)")
 _LEFT_OVER = re.compile(r"\]\([A-Z][A-Z_]*(?::[a-z]+)?\)")
@@ -101,11 +101,12 @@ class Corpus:
 def load(folder: Path = CORPUS) -> Corpus:
     """Read the project's corpus. Raises SetupError with every fault found."""
     files = [path for path in sorted(folder.glob("*.txt")) if path.name not in RESERVED]
-    reserved = [folder / CALIBRATION, folder / HELDOUT]
+    held = [folder / HELDOUT[0], *(path for name in HELDOUT[1:] if (path := folder / name).exists())]
+    reserved = [folder / CALIBRATION, *held]
     if not files:
         raise SetupError(f"There is no training line: {folder} holds no .txt file but the reserved ones.")
     training = read(files)
-    calibration, heldout = (read([path]) for path in reserved)
+    calibration, heldout = read([folder / CALIBRATION]), read(held)
     refuse_shared_lines(training, calibration, heldout)
     return Corpus(tuple(training), tuple(calibration), tuple(heldout), sha256_of([*files, *reserved]))
 
