@@ -16,6 +16,7 @@ from clinical.assertion_scope import Match, Scope, Scopes, Segment, apply, cover
 from clinical.assertion_triggers import (
     AFFIRMING,
     AUXILIARIES,
+    HAVING,
     RELATIVE_PRONOUNS,
     SLIPS,
     TRIGGERS,
@@ -38,6 +39,7 @@ _STOPS: Final = frozenset(".!?;")
 _NO_STOP_AFTER: Final = frozenset({"dr", "mr", "mrs", "ms", "vs", "approx", "e", "g", "i", "st", "q", "b", "t"})
 _SPLITS: Final = frozenset({",", "and", "&", "-", "–", "—", "but", "plus"})
 _NO_FINDINGS: Final = frozenset({"TEST", "PROCEDURE", "MEDICATION", "DOSAGE", "DURATION"})
+_ARTICLES: Final = frozenset({"a", "an", "the", "some", "this", "ongoing", "new", "worsening"})
 _FINDINGS: Final = frozenset({"SYMPTOM", "CONDITION"})
 _LONGEST: Final = max(len(words) for words in TRIGGERS)
 _FIRST_WORDS: Final = frozenset(words[0] for words in TRIGGERS)
@@ -288,7 +290,7 @@ class _Reading:
             index = self.first_token.get(token)
             if index is not None:
                 self._say(index, active, section, before=token - 1 if token > first else -1)
-                if affirmed and self.by[index] == "nothing":
+                if (affirmed or self._is_had(token, first)) and self.by[index] == "nothing":
                     self.by[index] = "words"
 
     def _say(self, index: int, active: Scopes, section: Category | None, *, before: int) -> None:
@@ -305,6 +307,15 @@ class _Reading:
             return
         for scope in active.values():
             scope.covered += 1
+
+    def _is_had(self, token: int, first: int) -> bool:
+        """Whether somebody has a mention in so many words: "has severe pain"."""
+        token -= 1
+        while token >= first and (self.words[token] in _ARTICLES or self.mention[token] >= 0):
+            if self.mention[token] >= 0 and self.places[self.mention[token]].type != "SEVERITY":
+                return False
+            token -= 1
+        return token >= first and self.words[token] in HAVING
 
     def _is_when_needed(self, index: int) -> bool:
         place = self.places[index]

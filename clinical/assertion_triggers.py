@@ -334,6 +334,10 @@ VERBS: Final = _words("""
     demonstrated demonstrates admits endorses endorsed describes described says states stated does did do im ive shes
     hes youre dont didnt doesnt underwent received lives works walks
 """)
+HAVING: Final = _words("""
+    has have having got gets getting feels feeling experiencing experiences reports endorses complains describes shows
+    showed reveals revealed
+""")
 AFFIRMING: Final = frozenset(_phrases(_AFFIRMS_BACK))
 # An order for when it is needed says that what it is for may come.
 WHEN_NEEDED: Final = Trigger("hypothetical", reach="list", patience=4)

@@ -19,6 +19,8 @@ _HEADINGS: Final = (
     *("HPI: ", "S: ", "Subjective: ", "Note:\n", "Today: ", "Interval history: ", "Update: ", "HPI:\n"),
     *("Summary: ", "Neuro: ", "Skin: ", "Resp: ", "GI: ", "CV - ", "General: ", "Assessment: "),
 )
+_BETWEEN: Final = ("\n", " ", "\n- ", " - ", "; ", "\n\n")
+_HOW_OFTEN: Final = (50, 30, 8, 4, 4, 4)
 _MOST_HURRIED: Final = 0.3  # of the words
 _LONG_WORD: Final = re.compile(r"[^\W\d_]{4,}")
 _BULLETS: Final = ("- ", "* ", "• ", "1. ", "2) ", "> ")
@@ -128,11 +130,13 @@ def _slip(words: str, at: int, draw: random.Random) -> str:
     return words[:at] + draw.choice(_ALPHABET) + words[at + 1 :]
 
 
-def join(rows: Sequence[Sequence[Segment]]) -> list[Segment]:
-    """Several lines as one note, on a line each."""
+def join(rows: Sequence[Sequence[Segment]], draw: random.Random) -> list[Segment]:
+    """Several lines as one note: on a line each, as items, or as sentences that have nothing to do with each other."""
     joined: list[Segment] = []
+    between = draw.choices(_BETWEEN, _HOW_OFTEN)[0]
     for row in rows:
         if joined:
-            joined.append(("\n", None))
+            ends = between != " " or "".join(words for words, _ in joined[-2:]).rstrip().endswith((".", "!", "?"))
+            joined.append((between if ends else ". ", None))
         joined.extend(row)
     return joined

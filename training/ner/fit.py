@@ -90,7 +90,9 @@ class ExampleMaker:
             while order and room > 0 and _may_follow(notes[-1], order[-1]):
                 notes[-1].append(order.pop())
                 room -= len(notes[-1][-1].text) // 4
-        return [self._example(join([self._row(line) for line in note]), note[0].annotates) for note in notes]
+        return [
+            self._example(join([self._row(line) for line in note], self._draw), note[0].annotates) for note in notes
+        ]
 
     def _row(self, line: MarkedLine) -> list[Segment]:
         return disturb(segments(line), self._config.noise, self._others, self._draw)
