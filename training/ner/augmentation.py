@@ -21,7 +21,7 @@ _HEADINGS: Final = (
 )
 _BETWEEN: Final = ("\n", " ", "\n- ", " - ", "; ", "\n\n")
 _HOW_OFTEN: Final = (50, 30, 8, 4, 4, 4)
-_MOST_HURRIED: Final = 0.3  # of the words
+_MOST_HURRIED: Final = 0.25  # of the words
 _LONG_WORD: Final = re.compile(r"[^\W\d_]{4,}")
 _BULLETS: Final = ("- ", "* ", "• ", "1. ", "2) ", "> ")
 
@@ -34,9 +34,9 @@ class Noise:
     no_apostrophes: float = 0.1
     no_commas: float = 0.05
     bullet: float = 0.04
-    heading: float = 0.05
+    heading: float = 0.04
     misspelling: float = 0.15
-    hurry: float = 0.2
+    hurry: float = 0.08
     swap: float = 0.15
 
 
