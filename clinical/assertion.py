@@ -38,6 +38,16 @@ _YEAR = re.compile(r"(?:19|20)\d\d")
 _STOPS: Final = frozenset(".!?;")
 _NO_STOP_AFTER: Final = frozenset({"dr", "mr", "mrs", "ms", "vs", "approx", "e", "g", "i", "st", "q", "b", "t"})
 _SPLITS: Final = frozenset({",", "and", "&", "-", "–", "—", "but", "plus"})
+_RESULTS: Final = frozenset({"negative", "neg", "normal", "unremarkable"})
+_ORDERED: Final = frozenset({"TEST", "PROCEDURE", "MEDICATION"})
+# Words of a plan's item that say that it goes on or is done already.
+_UNDER_WAY: Final = frozenset(
+    [
+        *("continue", "cont", "continued", "continuing", "increase", "increased", "decrease", "decreased", "reduce"),
+        *("titrate", "taper", "given", "done", "completed", "started", "pending", "today", "stop", "stopped", "hold"),
+        *("held", "keep", "remain", "remains", "maintain"),
+    ]
+)
 _NO_FINDINGS: Final = frozenset({"TEST", "PROCEDURE", "MEDICATION", "DOSAGE", "DURATION"})
 _ARTICLES: Final = frozenset({"a", "an", "the", "some", "this", "ongoing", "new", "worsening"})
 _FINDINGS: Final = frozenset({"SYMPTOM", "CONDITION"})
@@ -121,6 +131,8 @@ class _Reading:
                 spoken = max(begin, label)
                 if part.section is not None and _NOW & set(self.words[spoken : min(spoken + 3, stop)]):
                     left = part.section
+                if part.section == "plan":
+                    self._plan(spoken, stop)
                 if any(index >= 0 for index in self.mention[begin:stop]):
                     section = None if part.section is None or part.section == left else part.section
                     self._read_sentence(begin, stop, label, _OF_SECTION.get(section) if section else None)
@@ -139,6 +151,19 @@ class _Reading:
         asked = self.text.startswith("?", end) and _NOTHING_BEFORE.search(self.text, max(0, start - 8), start)
         if asked or _AGAINST.match(self.text, end):
             self.found[index].add("possible")
+
+    def _plan(self, first: int, end: int) -> None:
+        """An item of a plan is not done yet, unless it says so."""
+        begin = first
+        for token in range(first, end + 1):
+            if token < end and self.words[token] not in {",", ";"}:
+                continue
+            if not _UNDER_WAY & set(self.words[begin:token]):
+                for index in {index for index in self.mention[begin:token] if index >= 0}:
+                    if self.places[index].type in _ORDERED:
+                        self.found[index].add("hypothetical")
+                        self.by[index] = "structure"
+            begin = token + 1
 
     def _hold_against(self, part: Statement, first: int, end: int) -> None:
         """What stands beside the words: an answer, a box."""
@@ -295,9 +320,14 @@ class _Reading:
 
     def _say(self, index: int, active: Scopes, section: Category | None, *, before: int) -> None:
         """Give a mention what is in force; `before` is the token before it in its sentence, or -1."""
-        cover(active, self.places[index].type, self.words[before] if before >= 0 else "")
-        self.found[index].update(active if section is None else {*active, section})
+        word = self.words[before] if before >= 0 else ""
+        if self.places[index].type == "TEST" and word in _RESULTS:
+            active.pop("negated", None)  # "negative culture" was done
+        cover(active, self.places[index].type, word)
+        ordered = self.places[index].type in _ORDERED
+        self.found[index].update(kind for kind, scope in active.items() if ordered or not scope.trigger.orders_only)
         if section is not None:
+            self.found[index].add(section)
             self.by[index] = "structure"
         if self._is_when_needed(index):
             what_for = self.mention[before] if before >= 0 else -1
@@ -339,6 +369,8 @@ class _Reading:
         home = bisect_right(segments, match.first, key=lambda segment: segment.first) - 1
         while home > 0 and segments[home].first > stop:
             here, left = segments[home], segments[home - 1]
+            if match.trigger.orders_only and self.words[here.first] == ",":
+                break
             relative = any(word in RELATIVE_PRONOUNS for word in self.words[here.first : here.first + 2])
             if (left.verb or left.trigger) and not relative:
                 break
@@ -346,8 +378,13 @@ class _Reading:
         low = segments[home].first
         for token in range(max(low, stop), match.first):
             index = self.mention[token]
-            if index >= 0 and not (match.trigger.findings_only and self.places[index].type in _NO_FINDINGS):
+            if index >= 0 and self._is_of(match.trigger, self.places[index].type):
                 self.found[index].add(match.trigger.category)
+
+    def _is_of(self, trigger: Trigger, kind: str) -> bool:
+        return not (trigger.findings_only and kind in _NO_FINDINGS) and not (
+            trigger.orders_only and kind not in _ORDERED
+        )
 
 
 def _plain(word: str) -> str:

@@ -28,6 +28,7 @@ class Trigger:
     ends: frozenset[Category] = frozenset()
     findings_only: bool = False  # "the culture was negative", "the pill helped and the pain resolved"
     opens_sentence: bool = False  # "Should fever occur", but not "you should rest"
+    orders_only: bool = False  # of what is measured, given or done, and of no finding
 
 
 def _words(table: str) -> frozenset[str]:
@@ -63,22 +64,23 @@ no suspicion for | no concern for | no concerns for | not suspicious for | not c
 not suggestive of | fails to show | failed to show | failed to reveal | fails to reveal | unremarkable for
 ruled out for | rules out | rather than | as opposed to | never any | no more | dont think | doesnt think
 do not think | not have | not have any | not report | not report any | not reporting | not endorse | not endorsing
-averted | escaped | too early for | too late for | so not | not a candidate for | no indication for | no need for
-not in need of | did not need | did not require | didnt need | didnt require | does not need | does not require
-not complain of | no report of | no reports of | no complaint of | no complaints of | no c / o | didnt find
-did not find | did not show | didnt show | does not show
-doesnt show | did not reveal | not experiencing | wouldnt call it | would not call it | wouldnt say
+nothing | nobody in the family has | no one in the family has | nobody has | averted | escaped | too early for
+too late for | so not | not a candidate for | no indication for | no need for | not in need of | did not need
+did not require | didnt need | didnt require | does not need | does not require | not complain of | no report of
+no reports of | no complaint of | no complaints of | no c / o | didnt find | did not find | did not show
+didnt show | does not show | doesnt show | did not reveal | not experiencing | wouldnt call it | would not call it
+wouldnt say
 """
 _NEGATED_VERB: Final = "not | dont | doesnt | didnt | havent | hasnt | hadnt | isnt | arent | wasnt | werent | aint"
 _NEGATED_EITHER: Final = """
 no | none | ( - ) | denied | excluded | absent | negative | neg | ruled out | excluding | excludes | never developed
-did not develop | didnt develop | does not develop | not develop | did not occur
+did not develop | didnt develop | does not develop | not develop | did not occur | never seen | never found
 """
 _NEGATED_BACK: Final = """
 not present | not seen | not found | not noted | not observed | not detected | not identified | not reported
 not appreciated | not evident
 not demonstrated | not there | nonexistent | never happened | never occurred | never came | didnt occur
-did not follow | never seen | never found | later excluded | not present anymore
+did not follow | later excluded | not present anymore
 """
 # Of what may be done as well: "dialysis was not required".
 _NOT_DONE_BACK: Final = """
@@ -87,24 +89,24 @@ not given | not used | not tolerated | declined | refused | was declined | was r
 never done | never performed | never given | deferred
 """
 _POSSIBLE: Final = """
-? | possibly | probably | maybe | perhaps | suspect | suspects | suspecting | suspicious for | suspicion of
-suspicion for | concern for | concerning for | concerned for | concerns for | worrisome for | questionable
-question of | may be | may well be | might well be | could well be | might be | could be | may have | might have
-could have | may represent | might represent | could represent | suggestive of | suggests | suggesting | r / o
-rule out | ruling out | to exclude | exclude | evaluate for | evaluation for | eval for | workup for | work up for
-work - up for | vs | versus | differential includes | differential diagnosis includes | differential diagnosis
-differential | ddx | presumed | presumptive | consider | considering | cannot exclude | cant exclude
-could not exclude | cannot rule out | cant rule out | could not rule out | can not rule out | not exclude
-unable to exclude | unable to rule out | does not exclude | does not rule out | doesnt rule out | thought to be
-thought to have | think its | thinks its | thinks it is | think it is | thinks i have | think i have
+? | possibly | poss | prob | probably | maybe | perhaps | suspect | suspects | suspecting | suspicious for
+suspicion of | suspicion for | concern for | concerning for | concerned for | concerns for | worrisome for
+questionable | question of | may be | may well be | might well be | could well be | might be | could be | may have
+might have | could have | may represent | might represent | could represent | suggestive of | suggests | suggesting
+r / o | rule out | ruling out | to exclude | exclude | evaluate for | evaluation for | eval for | workup for
+work up for | work - up for | vs | versus | differential includes | differential diagnosis includes
+differential diagnosis | differential | ddx | presumed | presumptive | consider | considering | cannot exclude
+cant exclude | could not exclude | cannot rule out | cant rule out | could not rule out | can not rule out
+not exclude | unable to exclude | unable to rule out | does not exclude | does not rule out | doesnt rule out
+thought to be | thought to have | think its | thinks its | thinks it is | think it is | thinks i have | think i have
 thinks it might be | think it might be | think i might have | i think | i guess | looks like | sounds like
 appears to be | wonder if | wondering if | wonders if | unsure if | not sure if | unclear if | wondering whether
 not certain if | uncertain if | is it | is this | could this be | could it be | can it be | might it be
 equivocal for | doubt | doubts | to see if | see if | check if | checking for | check for | testing for | tested for
 whether | not sure whether | exposed to | exposure to | exposures to | contact with | contacts with | feels like
-indicative of | consistent with but not diagnostic of | not diagnostic of
-favor | favors | favored | working diagnosis of | provisional diagnosis of | potential | potentially | seems like
-seem to have | seems to have
+indicative of | consistent with but not diagnostic of | not diagnostic of | favor | favors | favored
+working diagnosis of | provisional diagnosis of | potential | potentially | seems like | seem to have
+seems to have
 """
 _POSSIBLE_EITHER: Final = """
 possible | likely | probable | suspected | unlikely | not likely | most likely | very likely | less likely | plausible
@@ -120,14 +122,17 @@ _HYPOTHETICAL: Final = """
 if | in case of | in case | should you | should he | should she | should they | should it | should the patient
 should i develop | return for | return with | call for | watch for | watch out for | watching for | watching out for
 monitor for | monitored for | monitoring for | look out for | look for | lookout for | on the lookout for
-be aware of | be alert for | as needed for | prn for | side effects include
-side effects may include | possible side effects | side effects such as | unless | signs of infection | educated about
-education on | counseled on | counselled on | counseled about | warned about | warned of | warning signs of
-instructed on | worried about | worried i | worried that | worried he | worried she | worry about | worry that
-afraid i | afraid that | scared i | scared that | scared of | afraid of | fear of | fearful of | what if
-could develop | may develop | might develop | might get | could get | in the event of | whenever | precautions for
-to keep from | prevent any | seek care for | go to the er for | go to ed for | report any | notify for | call with
-at the first sign of | any sign of | any signs of | seek help for | seek help if | get help for | get checked for
+be aware of | be alert for | as needed for | prn for | side effects include | side effects may include
+possible side effects | side effects such as | unless | signs of infection | educated about | education on
+counseled on | counselled on | counseled about | warned about | warned of | warned him about | warned her about
+warned them about | warned me about | should know about | bring her back for | bring him back for | bring back for
+come back for | come back if | come back with | seek help at once for | expect | expect some | fears of
+warning signs of | instructed on | worried about | worried i | worried that | worried he | worried she | worry about
+worry that | afraid i | afraid that | scared i | scared that | scared of | afraid of | fear of | fearful of
+what if | could develop | may develop | might develop | might get | could get | in the event of | whenever
+precautions for | to keep from | prevent any | seek care for | go to the er for | go to ed for | report any
+notify for | call with | at the first sign of | any sign of | any signs of | seek help for | seek help if
+get help for | get checked for
 """
 _HYPOTHETICAL_EITHER: Final = "prn | p . r . n | as needed | when needed | if needed"
 _HYPOTHETICAL_LIST: Final = """
@@ -142,6 +147,28 @@ screening for | screened for | screening | would cause | would develop | would m
 _HYPOTHETICAL_BACK: Final = """
 should prompt | should be reported | prevention | prophylaxis | precautions | screening | risk | would be concerning
 if it occurs | if they occur
+"""
+# What is planned or asked for has not been done.
+_ORDERS: Final = """
+plan | plan for | plan is | plans for | plan to | plans to | planning | planned | will start | will add | will try
+will get | will have | will order | will check | will give | will need | will be given | will attend | will receive
+will undergo | will be treated with | will be treated by | will be followed by | shall start | shall arrange
+shall add | to start | to begin | to have | to get | to undergo | to receive | needs | need | recommend | recommends
+recommended | recommending | suggest | please check | please repeat | please monitor | please arrange | please order
+please give | please start | please | could you check | could you arrange | schedule | scheduled for | booked for
+listed for | referred for | refer for | referral for | assessed for | consented for | consent for | trial of
+switch to | change to | discuss | discussed | offered | advise | advised | arrange | order | ordered | check
+recheck | obtain | send | due for | start | begin | add | resume | repeat | get | for possible | set up for
+waiting for | wait for | interested in | do i need | should i take | can i take | should have | should get
+candidate for | screening | talked about | would like
+"""
+_ORDERS_BACK: Final = """
+booked | is booked | requested | is requested | scheduled | is scheduled | planned | is planned | ordered | is due | due
+arranged | tomorrow | next week | next month | next visit | next spring | to be done | to be sent | to follow
+if no better | if not better | was offered | is offered | offered | under discussion | will be started | will be given
+will be done | will be created | recommended | is recommended | is advised | referral | to be arranged
+should be repeated | should be tested | should be checked | should be done | on monday | on tuesday | on wednesday
+on thursday | on friday | this afternoon | later today | in the morning | is moved forward | sometime
 """
 _HISTORICAL: Final = """
 history of | hx of | h / o | hx | ho | past medical history | past medical history of | pmh | pmh of | pmhx
@@ -177,14 +204,15 @@ as a young man | as a young woman | as a student | in the past | years ago | gro
 _HISTORICAL_BACK: Final = """
 years ago | year ago | decades ago | decade ago | months ago | winters ago | summers ago | springs ago | falls ago
 seasons ago | last year | has gone | have gone | had gone | has resolved | have resolved | cleared within
-clears within | clearing within
-in full remission | in complete remission | in partial remission | stopped on its own | settled on its own
-cleared on its own | went on its own | healed on its own | now resolved | since resolved | resolved completely
-subsided | went away | gone away | cleared up | is gone | are gone | in <year> | in remission | in my twenties
-in his youth | in her youth | in college | in high school | is over | when i was little | when i was a kid
-back in <year> | long ago | ( <year> ) | , resolved | all gone | in her twenties | in his twenties
-when she was a child | when he was a child | early in life | earlier in life | went into remission | not come back
-not recurred | not returned | has passed | in the distant past
+clears within | clearing within | in full remission | in complete remission | in partial remission
+stopped on its own | settled on its own | cleared on its own | went on its own | healed on its own | settled
+has settled | have settled | both gone | healed | has healed | ceased | has ceased | regressed | has regressed
+which settled | now resolved | since resolved | resolved completely | subsided | went away | gone away | cleared up
+is gone | are gone | in <year> | in remission | in my twenties | in his youth | in her youth | in college
+in high school | is over | when i was little | when i was a kid | back in <year> | long ago | ( <year> )
+, resolved | all gone | in her twenties | in his twenties | when she was a child | when he was a child
+early in life | earlier in life | went into remission | not come back | not recurred | not returned | has passed
+in the distant past
 """
 _FAMILY: Final = """
 family history of | family history | family hx | family hx of | fh | fhx | fh of | familial history of
@@ -247,7 +275,7 @@ reveals | revealed | confirms
 _ENDS_NEGATION: Final = """
 because | because of | caused | causing | causes | due to | secondary to | after | when | while | since | despite
 cause | cuz | bc | which | whereas | from | on account of | following | to treat | , mild | , severe | , some | so
-given | only | for his | for her | for my | for their | for your
+given | only | just | for his | for her | for my | for their | for your
 """
 # "No cough, fever present": of a mention right before, where no negation stands in the same part of the list.
 _AFFIRMS_BACK: Final = """
@@ -279,6 +307,8 @@ def _build() -> dict[tuple[str, ...], Trigger]:
         (_POSSIBLE_BACK, Trigger("possible", "backward")),
         (_HYPOTHETICAL, Trigger("hypothetical")),
         ("should", Trigger("hypothetical", opens_sentence=True)),
+        (_ORDERS, Trigger("hypothetical", reach="list", patience=4, orders_only=True)),
+        (_ORDERS_BACK, Trigger("hypothetical", "backward", reach="list", orders_only=True)),
         (_HYPOTHETICAL_EITHER, Trigger("hypothetical", "either", reach="list", findings_only=True)),
         (_HYPOTHETICAL_LIST, Trigger("hypothetical", reach="list")),
         (_HYPOTHETICAL_BACK, Trigger("hypothetical", "backward")),

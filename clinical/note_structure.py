@@ -85,11 +85,17 @@ _NAMES: Final[tuple[tuple[Section, str], ...]] = (
         " | assessment/plan | problem list | problems | active problems | discharge diagnosis"
         " | discharge diagnoses | final diagnosis | principal diagnosis | admitting diagnosis | summary",
     ),
-    ("plan", "plan | p | plans | recommendations | recommendation | follow up | follow-up | disposition | to do"),
+    (
+        "plan",
+        "plan | p | plans | recommendations | recommendation | recs | rec | orders | follow up | follow-up"
+        " | disposition | to do",
+    ),
     (
         "instructions",
         "instructions | discharge instructions | patient instructions | return precautions | precautions"
-        " | safety net | safety netting | advice | patient education | when to call | when to seek help",
+        " | safety net | safety netting | advice | patient education | when to call | when to seek help | rtc"
+        " | return to clinic | return to clinic if | when to call us | call us if | call if | return if | come back if"
+        " | warning signs | red flags | red flag advice | safety net advice | seek care if | discharge advice",
     ),
 )
 SECTIONS: Final[dict[str, Section]] = {name.strip(): section for section, names in _NAMES for name in names.split("|")}
@@ -155,6 +161,13 @@ _SIGN_BEHIND: Final = re.compile(
     re.IGNORECASE,
 )
 _LETTERS_NEXT: Final = re.compile(r"[ \t]*[A-Za-z]")
+# A row of a table or of a form: "Fever ..... no", "Cough | yes", "Rash - denied".
+_ROW: Final = re.compile(
+    r"[ \t|]*([A-Za-z][^\n:|.?!;,]{1,40}?)[ \t]*(?:\.{2,}|\||\t|[ \t][-–—][ \t]|[ ]{3,})[ \t.|]*(?=\S)"
+)
+_SIGNED_LINE: Final = re.compile(r"^[ \t]*([+-])[ \t]?[A-Za-z]", re.MULTILINE)
+_SIGN_OF_LINE: Final = re.compile(r"[ \t]*([+−-])[ \t]?(?=[A-Za-z])(?!ve\b)")
+_AROUND_NAME: Final = " \t\r\n*=_#[]()-–—.:"
 _PIECE: Final = re.compile(r"[,;:.\n](?=\s)")
 # Where what a sign before a finding says ends: at the sentence's end, and where words say something themselves.
 _SAYS_ITSELF: Final = re.compile(
@@ -234,6 +247,8 @@ class _Cutter:
     def __init__(self, text: str) -> None:
         self._text = text
         letter = next((sign for sign in text[:_FULL_LINE] if sign.isalpha()), "")
+        # Where some lines begin with a plus, a dash at the begin of another is a minus.
+        self._signed_lines = {"+", "-"} <= {found.group(1) for found in _SIGNED_LINE.finditer(text)}
         self._in_lower_case = letter.islower()  # a text that begins so says nothing by a line that does
         self._section: Section | None = None
         self._of_line = False  # the section ends with its line
@@ -293,6 +308,11 @@ class _Cutter:
     def _line(self, start: int, end: int) -> Iterator[Statement]:
         if self._of_line:
             self._section, self._of_line = None, False
+        heading = self._text[start:end].strip(_AROUND_NAME)
+        if 1 < len(heading) <= _LONGEST_KEY and (_name(heading) in SECTIONS or _name(heading) in _SAID_BY):
+            self._enter(_name(heading), alone=True)
+            yield Statement(start, end, self._section, end)
+            return
         for first, stop in self._items(start, end):
             yield from self._item(first, stop)
 
@@ -321,6 +341,10 @@ class _Cutter:
         if box is not None and not _YES_NO_BOXES.match(text, box.end()):
             ticked = any(group and group.strip() for group in box.groups())
             yield Statement(start, end, self._section, box.end(), "yes" if ticked else "no")
+            return
+        sign = _SIGN_OF_LINE.match(text, start, end) if self._signed_lines and _begins_line(text, start) else None
+        if sign is not None and not self._signs(sign.end(), end):
+            yield from self._signed(start, end, [(start, "yes" if sign.group(1) == "+" else "no")])
             return
         pair = next(
             (found for found in _BOX.finditer(text, start, end) if _YES_NO_BOXES.match(text, found.end())), None
@@ -399,6 +423,14 @@ class _Cutter:
         """Cut at keys with their values and at questions with their answers."""
         at = start
         while at < end:
+            row = self._row(at, end)
+            if row is not None:
+                yield row
+                at = row.end
+                continue
+            if (dash := self._heading_with_dash(at, end)) is not None:
+                at = yield from self._keyed(_skip(self._text, at), dash, end)
+                continue
             key = self._next_key(at, end)
             question = self._next_question(at, key[1] if key is not None else end, end)
             if question is not None:
@@ -416,11 +448,24 @@ class _Cutter:
                 yield Statement(at, label, self._section, at)
             at = yield from self._keyed(label, colon, end)
 
+    def _row(self, start: int, end: int) -> Statement | None:
+        """A row of a form that begins here, with nothing but its answer behind the name."""
+        row = _ROW.match(self._text, start, end)
+        said = _SAID.match(self._text, row.end(), end) if row is not None else None
+        if row is None or said is None:
+            return None
+        return Statement(start, said.end(), self._section, start, _answer_of(said))
+
+    def _heading_with_dash(self, start: int, end: int) -> int | None:
+        """Where the dash stands of "PMH - asthma" that begins here."""
+        row = _ROW.match(self._text, start, end)
+        return row.end(1) if row is not None and _name(row.group(1)) in SECTIONS else None
+
     def _keyed(self, label: int, colon: int, end: int) -> Generator[Statement, None, int]:
         """One key and what is said behind it, up to where the next begins. Returns that place."""
         text = self._text
         name = _name(text[label:colon])
-        alone = _skip(text, colon + 1) >= end
+        alone = _skip_marks(text, colon, end) >= end
         self._enter(name, alone=alone)
         if name in _SAID_BY and not alone:
             sentence = _SENTENCE_END.search(text, colon + 1, end)
@@ -541,6 +586,10 @@ def _signs_stand_behind(line: str) -> bool:
     """Whether signs that are surely some follow their findings: after the last one nothing is named."""
     ends = [found.end() for found in _CLEAR_SIGN.finditer(line)]
     return bool(ends) and _LETTERS_NEXT.match(line, ends[-1]) is None
+
+
+def _begins_line(text: str, at: int) -> bool:
+    return not text[max(text.rfind("\n", 0, at), 0) : at].strip()
 
 
 def _answer_of(found: re.Match[str]) -> Answer:

@@ -32,6 +32,67 @@ def read(marked: str) -> tuple[str, list[Marked], list[Assertion]]:
 
 
 NOTES = {
+    "signs behind": [
+        "{n:rash} (-), {p:itching} (+)",
+        "HEENT: {n:blurry vision} (-), {p:diplopia} (+), {n:tinnitus} (-)",
+        "{p:dysuria}+ {p:frequency}+ {n:hematuria}- {n:fever}-",
+        "{p:Fever} +, {p:cough} +, {n:rigors} -, {p:myalgia} ++",
+        "{p:guarding} +ve, {n:jaundice} -ve. Imp {p:CONDITION=cholecystitis}.",
+        "{p:TEST=HIV} -ve, {p:TEST=HBsAg} +ve",
+        "+{p:nausea}, denies {n:fever}, {n:chills}",
+        "+ {p:cough}\n+ {p:runny nose}\n- {n:fever}\n- {n:sore throat}",
+    ],
+    "yes or no in boxes, rows and dialogues": [
+        "{n:CONDITION=Diabetes} [ ] yes [x] no\n{p:CONDITION=Asthma} [x] yes [ ] no\n{n:Seizures} [ ] yes [x] no",
+        "{n:Fever} ..... no\n{p:Cough} ..... yes",
+        "{n:Fever} | no\n{p:Cough} | yes",
+        "{n:Rash} - denied\n{p:Cough} - yes",
+        "Doctor: Is she {n:vomiting}?\nMother: no\nDoctor: {p:Diarrhea}?\nMother: yes",
+    ],
+    "headings that are verdicts": [
+        "Pertinent negatives: {n:melena}, {n:weight loss}.\nPertinent positives: {p:early satiety}",
+        "Denies: {n:fever}, {n:chills}. Has {p:cough}.",
+        "Denies:\n- {n:fever}\n- {n:cough}\n\n{p:rash}",
+        "DDx: {?:CONDITION=sepsis}, {?:CONDITION=meningitis}",
+        "{?:CONDITION=cellulitis} vs {?:CONDITION=gout}",
+    ],
+    "headings without a colon": [
+        "Past medical history\n- {o:CONDITION=asthma}\n- {o:CONDITION=gout}\n\nToday\n- {p:cough}",
+        "PMH - {o:CONDITION=asthma}, {o:CONDITION=gout}\nExam - {p:wheezing}",
+        "**FAMILY HISTORY**\n{f:CONDITION=stroke}",
+    ],
+    "plans": [
+        "Plan: {h:TEST=CT}, start {h:MEDICATION=heparin}, continue {p:MEDICATION=aspirin}",
+        "P: {h:PROCEDURE=physical therapy}, {h:TEST=MRI} if not better",
+        "Please check {h:TEST=potassium} in a week.",
+        "{h:TEST=MRI} and {h:TEST=EEG} booked, {p:headache} same",
+        "Recommend {h:PROCEDURE=biopsy}.",
+        "Scheduled for {h:PROCEDURE=appendectomy}; {p:pain} 6/10",
+    ],
+    "what findings say does not go on to tests and drugs": [
+        "no {n:fever}, {p:TEST=chest x-ray} today, {p:MEDICATION=cefazolin} 2 g",
+        "no {n:seizures} on {p:TEST=EEG}",
+        "hx {o:CONDITION=hypertension}, {p:TEST=HR} 110",
+        "denies {n:fever} or {n:MEDICATION=ibuprofen} use",
+    ],
+    "how long": [
+        "a {p:DURATION=ten-day} history of {p:chest pain}",
+        "2-week history of {p:jaundice}",
+    ],
+    "not done": [
+        "{n:PROCEDURE=Dialysis} was not required.",
+        "{n:TEST=MRI} not needed",
+        "{n:PROCEDURE=Surgery} declined",
+        "too early for {n:CONDITION=preeclampsia}",
+    ],
+    "a relative's": [
+        "his mother's {f:CONDITION=diabetes}",
+        "my dads {f:CONDITION=lung cancer}",
+        "nobody in the family has {n:CONDITION=asthma}",
+    ],
+    "lines in lower case": [
+        "here for {p:vomiting} x 2 days after a cruise. no {n:blood in stool}\n{p:cramps} come and go",
+    ],
     "a heading before a negation": [
         "Skin: no {n:rash}. Neuro: no {n:headache}, no {n:dizziness}.",
         "CXR: no {n:pneumonia}",
