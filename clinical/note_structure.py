@@ -301,8 +301,9 @@ class _Cutter:
             return True
         if line[0].islower() and (first in _GOES_ON or (len(before) >= _LONG_LINE and not self._in_lower_case)):
             return True
-        # A capital begins a line, or a name in the middle of a full one.
-        full, eighths = (_FULL_WITH_NAME, 7) if line[0].isupper() else (_FULL_LINE, 6)
+        # A capital begins a line, or a name in the middle of a full one; in lower case every line may be a new one.
+        fuller = line[0].isupper() or self._in_lower_case
+        full, eighths = (_FULL_WITH_NAME, 7) if fuller else (_FULL_LINE, 6)
         return len(before) >= full and len(before) * 8 >= longest * eighths
 
     def _line(self, start: int, end: int) -> Iterator[Statement]:
