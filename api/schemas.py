@@ -181,7 +181,9 @@ class CodeShown(_Shown):
 
 class EntityShown(_Shown):
     text: str
-    score: float = Field(ge=0, le=1)
+    score: float = Field(
+        ge=0, le=1, description="How probably it is right to the letter: its type, its first and its last word."
+    )
     start: int = Field(description="First code point of the mention in the text.")
     end: int = Field(description="Code point after its last.")
     assertion: Literal["present", "negated", "possible", "hypothetical", "historical", "family"]
@@ -194,6 +196,10 @@ class EntityShown(_Shown):
 class SymptomAnalysisResponse(_Shown):
     prediction_id: UUID
     entities: dict[str, list[EntityShown]]
+    language: str = Field(
+        "en", description="`en`, or the BCP 47 tag of the language that the text is surely written in instead."
+    )
+    notice: str | None = Field(None, description="Where the text is surely not English: that the model reads no other.")
     model: ModelShown
     metadata: MetadataShown
     commitment_nonce: CommitmentNonce

@@ -49,6 +49,7 @@ _UNDER_WAY: Final = frozenset(
     ]
 )
 _NO_FINDINGS: Final = frozenset({"TEST", "PROCEDURE", "MEDICATION", "DOSAGE", "DURATION"})
+_MOST_BETWEEN: Final = 6  # words between who has it and what
 _ARTICLES: Final = frozenset({"a", "an", "the", "some", "this", "ongoing", "new", "worsening"})
 _FINDINGS: Final = frozenset({"SYMPTOM", "CONDITION"})
 _LONGEST: Final = max(len(words) for words in TRIGGERS)
@@ -339,13 +340,14 @@ class _Reading:
             scope.covered += 1
 
     def _is_had(self, token: int, first: int) -> bool:
-        """Whether somebody has a mention in so many words: "has severe pain"."""
-        token -= 1
-        while token >= first and (self.words[token] in _ARTICLES or self.mention[token] >= 0):
-            if self.mention[token] >= 0 and self.places[self.mention[token]].type != "SEVERITY":
+        """Whether somebody has a mention in so many words: "has a severe pain"."""
+        for before in range(token - 1, max(first, token - _MOST_BETWEEN) - 1, -1):
+            index = self.mention[before]
+            if index >= 0 and self.places[index].type != "SEVERITY":
                 return False
-            token -= 1
-        return token >= first and self.words[token] in HAVING
+            if index < 0 and self.words[before] not in _ARTICLES:
+                return self.words[before] in HAVING
+        return False
 
     def _is_when_needed(self, index: int) -> bool:
         place = self.places[index]

@@ -185,13 +185,17 @@ def _shorts(text: str, parts: Sequence[Statement]) -> list[_Short]:
         if text[at] != "/"
     ]
     begins = [part.start for part in parts]
+    shouted: dict[int, bool] = {}
     for start, end in places:
         if any(first <= start < last for first, last in letters):
             continue
-        part = parts[bisect_right(begins, start) - 1]
-        short = text[start:end]
-        if short in _ALSO_WORDS and _is_shouted(text, part):
-            continue
+        at = bisect_right(begins, start) - 1
+        part, short = parts[at], text[start:end]
+        if short in _ALSO_WORDS:
+            if at not in shouted:
+                shouted[at] = _is_shouted(text, part)
+            if shouted[at]:
+                continue
         senses = TABLE[short]
         around = text[max(part.start, start - _AROUND) : min(part.end, end + _AROUND)]
         chosen = next((one for one in senses[1:] if one.beside is not None and one.beside.search(around)), None)

@@ -246,9 +246,8 @@ class NerRunner:
         result: dict[str, Any] = {"entities": _by_type(entities, self._codes if item.normalize else None)}
         if self._mapping is not None:
             result["source"] = {"model": self._source, "labels": self._mapping.targets}
-        language = not_english(read)
-        if language is not None:
-            result |= {"language": language, "notice": wellness.NOT_ENGLISH}
+        other = not_english(read)
+        result |= {"language": "en"} if other is None else {"language": other, "notice": wellness.NOT_ENGLISH}
         return Prediction(result, confidence)
 
 

@@ -67,7 +67,10 @@ async def symptom_analysis(system: System, admitted: Admitted) -> Response:
         patient_id=body.patient_id,
         use_cache=body.use_cache,
     )
-    return await _one(system, admitted, request, lambda answer: {"entities": answer.result["entities"]})
+    shown = ("entities", "language", "notice")
+    return await _one(
+        system, admitted, request, lambda answer: {name: answer.result[name] for name in shown if name in answer.result}
+    )
 
 
 async def deterioration(system: System, admitted: Admitted) -> Response:

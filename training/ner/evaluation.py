@@ -4,7 +4,7 @@ Strict counts a mention when type, start and end are right; relaxed when the typ
 character. The bootstrap resamples lines, since the mentions of one line stand or fall together.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
@@ -98,13 +98,15 @@ def score(
 
 
 def scores_and_hits(
-    lines: Sequence[MarkedLine], found: Sequence[Sequence[ScoredSpan]]
+    lines: Sequence[MarkedLine],
+    found: Sequence[Sequence[ScoredSpan]],
+    hits: Callable[[Sequence[Mention], Sequence[ScoredSpan]], list[bool]] = strict_hits,
 ) -> tuple[Floats, npt.NDArray[np.bool_]]:
-    """float32[n] scores of all found mentions and bool[n] whether each is strictly right."""
+    """float32[n] scores of all found mentions and bool[n] whether each is right, strictly unless told otherwise."""
     pairs = [
         (span.score, hit)
         for line, spans in zip(lines, found, strict=True)
-        for span, hit in zip(spans, strict_hits(line.mentions, spans), strict=True)
+        for span, hit in zip(spans, hits(line.mentions, spans), strict=True)
     ]
     return np.array([p for p, _ in pairs], dtype=np.float32), np.array([hit for _, hit in pairs], dtype=np.bool_)
 
@@ -129,6 +131,13 @@ def fit_calibration(raw: Floats, right: npt.NDArray[np.bool_]) -> Calibration:
             break
     slope = max(float(weights[0]), 0.05)  # never let a calibration turn the order of scores round
     return Calibration(temperature=round(1 / slope, 6), bias=round(float(weights[1]), 6))
+
+
+def toward_unseen(usual: Calibration, unseen: Calibration) -> Calibration:
+    """Half way, in slope and bias, from the calibration of text that is like the training lines to that of text which
+    is not: a site's text is neither."""
+    slope = (1 / usual.temperature + 1 / unseen.temperature) / 2
+    return Calibration(round(1 / slope, 6), round((usual.bias + unseen.bias) / 2, 6))
 
 
 def shorthand_precision(lines: Sequence[MarkedLine]) -> float:

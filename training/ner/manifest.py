@@ -141,8 +141,8 @@ def output_schema() -> dict[str, Any]:
         "type": "object",
         "properties": {
             "entities": entities,
-            "language": {"type": "string"},  # where a text is surely not English: its BCP 47 tag
-            "notice": {"type": "string"},
+            "language": {"type": "string"},  # "en", or the BCP 47 tag of what a text is surely written in instead
+            "notice": {"type": "string"},  # where that is not English
             "source": {"type": "object"},  # of an imported model: its name, and which types its labels stand for
         },
         "required": ["entities"],
