@@ -17,7 +17,13 @@ from registry.store import StoredModel
 ROOT = Path(__file__).resolve().parents[2]
 SAYS_SOMETHING_TO_CLIENTS = ("access", "api", "audit", "inference", "monitoring", "registry", "runners", "clinical")
 # Vocabularies of the domain: what people write in notes, not what this product says.
-VOCABULARY = {"clinical/assertion_triggers.py", "clinical/note_structure.py", "clinical/wellness.py"}
+VOCABULARY = {
+    "clinical/assertion_triggers.py",
+    "clinical/language.py",
+    "clinical/note_structure.py",
+    "clinical/shorthand.py",
+    "clinical/wellness.py",
+}
 
 
 def _texts(value: object) -> Iterator[str]:
