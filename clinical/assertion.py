@@ -30,7 +30,7 @@ from clinical.note_structure import Section, Statement, plain, statements
 
 _TOKEN = re.compile(r"[^\W_]+(?:['’][^\W_]+)*|\n|[^\w\s]|_")
 _WHEN_NEEDED = re.compile(r"\b(?:prn|p\.r\.n\.?|as needed|when needed|if needed)(?!\w)", re.IGNORECASE)
-_RESULT = re.compile(r"(?:[−-]ve|\(-\)|\b(?:negative|neg)|[A-Za-z][ ]?[−-])[ \t]*[,;.\n]*\s*$", re.IGNORECASE)
+_RESULT = re.compile(r"(?:[−-]ve|\(-\)|\b(?:negative|neg|0)|[A-Za-z][ ]?[−-])[ \t]*[,;.\n]*\s*$", re.IGNORECASE)
 _AGAINST = re.compile(r"[ ](?:vs|versus)\b")
 _NOTHING_BEFORE = re.compile(r"(?:^|[.!?;\n][ \t]*|[\n][ \t]*(?:\d{1,2}[.)]|[-*•])[ \t]+)$")
 _RESULT_CHARACTERS: Final = 20
@@ -327,7 +327,7 @@ class _Reading:
         cover(active, self.places[index].type, word)
         ordered = self.places[index].type in _ORDERED
         self.found[index].update(kind for kind, scope in active.items() if ordered or not scope.trigger.orders_only)
-        if section is not None:
+        if section is not None and not (section == "hypothetical" and "negated" in active):
             self.found[index].add(section)
             self.by[index] = "structure"
         if self._is_when_needed(index):

@@ -59,7 +59,8 @@ _ACCOMPANYING: Final = _words("with by per to tell told from for after ask asked
 _NEGATED: Final = """
 without | w / o | wo | denies | deny | denying | denies any | negative for | neg for | never | never had
 absence of | free of | free from | lack of | lacks | lacking | nor | neither | none of | zero | no evidence of
-no sign of | no signs of | no history of | no hx of | no h / o | no known | no known history of | no suspicion of
+no sign of | no signs of | no history of | no hx of | no h / o | no known | not a k / c / o | not k / c / o
+no k / c / o | not a known case of | no s / s of | no signs or symptoms of | no known history of | no suspicion of
 no suspicion for | no concern for | no concerns for | not suspicious for | not concerning for | not consistent with
 not suggestive of | fails to show | failed to show | failed to reveal | fails to reveal | unremarkable for
 ruled out for | rules out | rather than | as opposed to | never any | no more | dont think | doesnt think
@@ -73,8 +74,9 @@ wouldnt say
 """
 _NEGATED_VERB: Final = "not | dont | doesnt | didnt | havent | hasnt | hadnt | isnt | arent | wasnt | werent | aint"
 _NEGATED_EITHER: Final = """
-no | none | ( - ) | denied | excluded | absent | negative | neg | ruled out | excluding | excludes | never developed
-did not develop | didnt develop | does not develop | not develop | did not occur | never seen | never found
+no | nil | none | ( - ) | denied | excluded | absent | negative | neg | ruled out | excluding | excludes
+never developed | did not develop | didnt develop | does not develop | not develop | did not occur | never seen
+never found
 """
 _NEGATED_BACK: Final = """
 not present | not seen | not found | not noted | not observed | not detected | not identified | not reported
@@ -85,8 +87,9 @@ did not follow | later excluded | not present anymore
 # Of what may be done as well: "dialysis was not required".
 _NOT_DONE_BACK: Final = """
 not required | not needed | not indicated | not attempted | not performed | not done | not pursued | not necessary
-not given | not used | not tolerated | declined | refused | was declined | was refused | abandoned | averted | avoided
-never done | never performed | never given | deferred
+not given | not used | not tolerated | declined | refused | was declined | was refused | abandoned | averted
+avoided | never done | never performed | never given | deferred | turned down | not wanted | not keen | wont take it
+not offered
 """
 _POSSIBLE: Final = """
 ? | possibly | poss | prob | probably | maybe | perhaps | suspect | suspects | suspecting | suspicious for

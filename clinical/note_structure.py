@@ -127,7 +127,9 @@ _MOST_KEY_WORDS: Final = 10
 _FULL_LINE: Final = 60
 _FULL_WITH_NAME: Final = 68
 _LONG_LINE: Final = 40
-_FEWEST_BARE: Final = 2
+_FEWEST_WEAK: Final = 2
+_WEAK: Final = frozenset({"minus", "apart", "weak_no", "weak_yes"})
+_YES: Final = frozenset({"yes", "said_yes", "plus", "plus_apart", "weak_yes"})
 
 _ADDRESS: Final = re.compile(r"(?:https?://|www\.)\S{1,2000}")
 _BLOCKS: Final = _words("""
@@ -153,34 +155,49 @@ _WANTS_MORE: Final = _words("""
 """)
 _GOES_ON: Final = _words("and or nor but because which that who than although")
 _SIGN: Final = re.compile(r"(?:(?<=[\s,;:(])|^)(?:\(([+-])\)|([+−-])(?=[ \t]?[A-Za-z]))")
-# Behind the finding: "rash (-), itching (+)", "N+ V+ D-", "guarding -ve".
 _CLEAR_SIGN: Final = re.compile(r"\([+-]\)|(?<![\w+-])[+−-]ve\b", re.IGNORECASE)
-_SIGN_BEHIND: Final = re.compile(
-    r"(?<=[A-Za-z)])(?:[ \t]*(?P<clear>\([+-]\)|[+−-]ve\b)|(?P<close>[+−-]{1,3})(?=[ \t,;.\n]|$)"
-    r"|[ \t](?P<apart>[+−-]{1,3})(?=[ \t]*(?:[,;.\n]|$)))",
+# Behind the finding: "rash (-), itching (+)", "N+ V+ D-", "guarding -ve", "slough nil", "fever n", "jaundice ✗".
+_STOP: Final = r"(?=[ \t]*(?:[,;.|/(]|[ \t]{2}|\s*$))"
+_ANSWER_BEHIND: Final = re.compile(
+    r"(?<=[\w)\]>])(?:"
+    r"[ \t]*(?P<no>\(-\)|[−-]ve\b|\((?:no|nil|none|n|neg)\)|[✗✘❌](?=\s|$|[,;.|]))"
+    r"|[ \t]*(?P<yes>\(\+\)|\+ve\b|\((?:yes|y|pos)\)|[✓✔](?=\s|$|[,;.|]))"
+    rf"|(?<!were)(?<!was)(?<!are)(?<!\bis)(?<!been)(?<!not)(?<!be)[ \t]+(?:"
+    rf"(?P<said_no>nil|none|absent|neg|denies|denied|not[ ]present|not[ ]seen){_STOP}"
+    rf"|(?P<said_yes>yes|present|pos){_STOP}|(?P<weak_no>no|n|x|0){_STOP}|(?P<weak_yes>y){_STOP})"
+    rf"|(?P<plus>\+{{1,3}})(?=[ \t,;.|/(]|\s*$)|[ \t](?P<plus_apart>\+{{1,3}}){_STOP}"
+    rf"|(?P<minus>[−-]{{1,2}})(?=[ \t,;.|/(]|\s*$)|[ \t](?P<apart>[−-]{{1,2}}){_STOP})",
     re.IGNORECASE,
 )
+_BETWEEN_PIECES: Final = re.compile(r"[,;:|\n](?=\s|$)|[.?](?=\s)|[ ]{2}|\t")
+_LONGEST_PIECE: Final = 60
 _LETTERS_NEXT: Final = re.compile(r"[ \t]*[A-Za-z]")
 # A row of a table or of a form: "Fever ..... no", "Cough | yes", "Rash - denied".
 _ROW: Final = re.compile(
-    r"[ \t|]*([A-Za-z][^\n:|.?!;,]{1,40}?)[ \t]*(?:\.{2,}|\||\t|[ \t][-–—][ \t]|[ ]{3,})[ \t.|]*(?=\S)"
+    r"[ \t|;,?]*([A-Za-z][^\n:|.?!;,]{1,40}?)[ \t?]*(?:\.{2,}|\||\t|[ \t][-–—][ \t]|[ ]{2,})[ \t.|]*(?=\S)"
+)
+
+_CELL: Final = re.compile(r"(?<=\s)\|(?=\s)")
+_WORD_BOXES: Final = re.compile(
+    r"(yes|no|y|n)\b[ \t]?\[[ \t]*([xX✓]?)[ \t]*\][ \t,/|]*(yes|no|y|n)\b[ \t]?\[[ \t]*([xX✓]?)[ \t]*\]", re.IGNORECASE
 )
 _SIGNED_LINE: Final = re.compile(r"^[ \t]*([+-])[ \t]?[A-Za-z]", re.MULTILINE)
 _SIGN_OF_LINE: Final = re.compile(r"[ \t]*([+−-])[ \t]?(?=[A-Za-z])(?!ve\b)")
 _AROUND_NAME: Final = " \t\r\n*=_#[]()-–—.:"
-_PIECE: Final = re.compile(r"[,;:.\n](?=\s)")
 # Where what a sign before a finding says ends: at the sentence's end, and where words say something themselves.
 _SAYS_ITSELF: Final = re.compile(
     r"[.;](?=\s)|,[ \t]*(?:and[ ]|but[ ])?"
     r"(?=(?:no|nil|denie[sd]|denying|negative|neg|without|not|never|has|had|is)\b)|\b(?=but\b)",
     re.IGNORECASE,
 )
-_END: Final = r"(?=[ \t]*(?:[.,;|!)]|$|\n|[ \t]{2}|[A-Za-z][A-Za-z /]{0,30}:))"
+_END: Final = r"(?=[ \t]*(?:[.,;|!)]|$|\n|[ \t]{2}|[ \t][-–—(]|[A-Za-z][A-Za-z /]{0,30}:))"
 _SAID: Final = re.compile(
     r"[ \t]*(?:"
-    r"(?P<no>(?:none|nil|no|n|nope|denies|denied|negative|neg|absent|never|not present|not at all|nothing)\b|"
+    r"(?P<no>Y[ ]?/[ ]?\(N\)|[✗✘❌]|0(?![\d./])|(?:none|nil|no|n|nope|neither|denies|denied|negative|neg|absent|never|"
+    r"not present|not at all|nothing)\b|"
     r"\(-\)|[-−–—∅](?![A-Za-z\d]))"
-    r"|(?P<yes>(?:yes|y|yeah|yep|positive|pos|present|endorses|endorsed|reported|admits)\b|\(\+\)|\+{1,3}(?![A-Za-z\d]))"
+    r"|(?P<yes>\(Y\)[ ]?/[ ]?N\b|[✓✔]|(?:yes|y|yeah|yep|positive|pos|present|"
+    r"endorses|endorsed|reported|admits)\b|\(\+\)|\+{1,3}(?![A-Za-z\d]))"
     r"|(?P<maybe>(?:maybe|possible|possibly|unsure|unclear|unknown|not sure|equivocal)\b|\?))" + _END,
     re.IGNORECASE,
 )
@@ -322,6 +339,12 @@ class _Cutter:
         text = self._text
         line = text[start:end]
         cuts: list[int] = []
+        cells = [found.start() for found in _CELL.finditer(line) if _SAID.match(line, found.end()) is None]
+        if cells:
+            bounds = [0, *cells, len(line)]
+            for first, stop in pairwise(bounds):
+                yield start + first, start + stop
+            return
         boxes = [found.start() for found in _BOX.finditer(line)]
         if boxes:
             cuts = [at for at in boxes if not _YES_NO_BOXES.match(line, _box_end(line, at))]
@@ -347,6 +370,15 @@ class _Cutter:
         if sign is not None and not self._signs(sign.end(), end):
             yield from self._signed(start, end, [(start, "yes" if sign.group(1) == "+" else "no")])
             return
+        boxes = _WORD_BOXES.search(text, start, end)
+        if boxes is not None and bool(boxes[2]) != bool(boxes[4]):
+            word = boxes[1] if boxes[2] else boxes[3]
+            yield Statement(
+                start, boxes.end(), self._section, start, "yes" if word.lower()[0] == "y" else "no", asked=True
+            )
+            if boxes.end() < end:
+                yield from self._spoken(boxes.end(), end)
+            return
         pair = next(
             (found for found in _BOX.finditer(text, start, end) if _YES_NO_BOXES.match(text, found.end())), None
         )
@@ -360,7 +392,7 @@ class _Cutter:
         if signs:
             yield from self._signed(start, end, signs)
             return
-        behind = self._signs_behind(start, end)
+        behind = self._answers_behind(start, end)
         at = start
         for first, stop, answer in behind:
             if first > at:
@@ -384,21 +416,23 @@ class _Cutter:
             if until < stop:
                 yield from self._spoken(until, stop)
 
-    def _signs_behind(self, start: int, end: int) -> list[tuple[int, int, Answer]]:
-        """Findings with their sign behind them: where each begins, where its sign ends, and what it says.
+    def _answers_behind(self, start: int, end: int) -> list[tuple[int, int, Answer]]:
+        """Findings with their answer behind them: where each begins, where its answer ends, and what that is.
 
-        A bare sign counts where there are several: a single one may be a dash.
+        What is a word of its own as well (no, n, x, a dash) counts where there are several.
         """
         text = self._text
-        found = list(_SIGN_BEHIND.finditer(text, start, end))
-        if sum(match["clear"] is None for match in found) < _FEWEST_BARE:
-            found = [match for match in found if match["clear"] is not None]
+        found = list(_ANSWER_BEHIND.finditer(text, start, end))
+        weak = sum(match.lastgroup in _WEAK for match in found)
+        if weak < _FEWEST_WEAK and not (weak and any(match["plus"] or match["plus_apart"] for match in found)):
+            found = [match for match in found if match.lastgroup not in _WEAK]
         pieces: list[tuple[int, int, Answer]] = []
         at = start
         for match in found:
-            cuts = [piece.end() for piece in _PIECE.finditer(text, at, match.start())]
+            cuts = [piece.end() for piece in _BETWEEN_PIECES.finditer(text, at, match.start())]
             first = _skip(text, cuts[-1] if cuts else at)
-            pieces.append((first, match.end(), "yes" if "+" in match.group() else "no"))
+            if first < match.start() and match.start() - first <= _LONGEST_PIECE:
+                pieces.append((first, match.end(), "yes" if match.lastgroup in _YES else "no"))
             at = match.end()
         return pieces
 
@@ -556,11 +590,14 @@ class _Cutter:
         at = start
         while (mark := text.find("?", at, stop)) >= 0:
             at = mark + 1
-            answer = _ANSWER.match(text, mark + 1, min(end + 40, len(text)))
-            if answer is None or answer.end() > end:
-                continue
             before = [found.end() for found in _SENTENCE_END.finditer(text, start, mark)]
-            return _skip(text, before[-1] if before else start), answer.end(), _answer_of(answer)
+            begin = _skip(text, before[-1] if before else start)
+            boxes = _YesNo.read(text, mark + 1, end)
+            if boxes is not None and boxes[0] is not None:
+                return begin, boxes[1], boxes[0]
+            answer = _ANSWER.match(text, mark + 1, min(end + 40, len(text)))
+            if answer is not None and answer.end() <= end:
+                return begin, answer.end(), _answer_of(answer)
         return None
 
 
