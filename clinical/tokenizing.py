@@ -2,7 +2,8 @@
 
 Byte-level and SentencePiece tokenizers count the blank before a word as part of it; the first also make pieces of
 blanks alone and of line breaks, cut one character into several pieces, and one word where letters meet digits or
-combining marks. Here their pieces become what `Pieces` expects: whole words at exact code points, and nothing for blanks alone.
+combining marks. Here their pieces become what `Pieces` expects: whole words at exact code points, and nothing for
+blanks alone.
 """
 
 import unicodedata
