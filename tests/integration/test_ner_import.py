@@ -215,10 +215,8 @@ def entities(folder: Path, manifest: Any, text: str) -> dict[str, list[str]]:
 
 
 SCHEMES = {
-    "IO": (("I-problem", "I-test", "I-treatment", "O"), "I-{}", []),
-    "plain": (("O", "problem", "test", "treatment"), "{}", []),
+    "IO": (("O", "I-problem", "I-test", "I-treatment"), "I-{}", []),
     "BIOES": (("O", *(f"{prefix}-{kind}" for kind in TAUGHT for prefix in "BIES")), "S-{}", []),
-    "BILOU": (("O", *(f"{prefix}-{kind}" for kind in TAUGHT for prefix in "BILU")), "U-{}", []),
     "numbered": (
         ("LABEL_0", "LABEL_1", "LABEL_2", "LABEL_3"),
         "LABEL_{}",
