@@ -14,7 +14,7 @@ from commands import agreements as agreements_commands
 from commands import audit as audit_commands
 from commands import keys as keys_commands
 from commands import models as models_commands
-from commands.models import Promote, registering
+from commands.models import Promote, answering, registering
 from commands.shared import Json, console, database, explained
 from errors import SetupError
 
@@ -155,6 +155,9 @@ def ner(
     corpus: Annotated[Path | None, typer.Option(help="A site's own annotated notes: a file or a folder.")] = None,
     format_: Annotated[str, typer.Option("--format", help="brat, conll or inline.")] = "inline",
     label: Annotated[list[str] | None, typer.Option(help="THEIRS=OURS; THEIRS= drops a label.")] = None,
+    document_column: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Of CoNLL rows: which column, from 1, names the document.")
+    ] = None,
     alone: Annotated[bool, typer.Option("--alone", help="Learn from the site's notes only.")] = False,
     seed: Seed = None,
     epochs: Epochs = None,
@@ -167,21 +170,32 @@ def ner(
     from dataclasses import replace
 
     from training.ner import site_corpus
+    from training.ner.before import Before, effect, newest
+    from training.ner.manifest import NAME
     from training.progress import progress_bar
     from training.train_ner_model import NerConfig, train
     from training.unfinished import usual_folder
 
-    if corpus is None and (label or alone):
-        raise SetupError("--label and --alone go with --corpus.")
+    if corpus is None and (label or alone or document_column):
+        raise SetupError("--label, --document-column and --alone go with --corpus.")
     if format_ not in site_corpus.FORMATS:
         raise SetupError(f"--format is one of {', '.join(site_corpus.FORMATS)}.")
-    site = site_corpus.read(corpus, format_, site_corpus.label_map(label or [])) if corpus else None
+    if document_column and format_ != "conll":
+        raise SetupError("--document-column goes with --format conll.")
+    labels = site_corpus.label_map(label or [])
+    site = site_corpus.read(corpus, format_, labels, document_column=document_column) if corpus else None
     config = NerConfig(site=site, site_alone=alone, unfinished=usual_folder())
     with registering(promote=promote) as register_stored:
+        if site:
+            champion = answering(NAME)
+            now = Before.of(f"{NAME}:{champion.version}", champion.metrics, champion.training) if champion else None
+            config = replace(config, before=now or newest())
         with progress_bar() as progress:
             stored = train(replace(config, fit=replace(config.fit, **_given(seed=seed, epochs=epochs))), progress)
         register_stored(stored)
     _show_metrics(stored, as_json, "f1_strict", "f1_relaxed", "ece", "served", *(["site"] if site else []))
+    if site and not as_json:
+        console.print(f"  {effect(stored)}", highlight=False, markup=False, soft_wrap=True)
 
 
 @ner_app.command("import")
@@ -189,7 +203,9 @@ def ner(
 def import_ner(
     *,
     from_: Annotated[str, typer.Option("--from", help="A local folder, or a model hub's id where one can be reached.")],
-    label: Annotated[list[str] | None, typer.Option(help="THEIRS=OURS, or THEIRS=OURS,OURS.")] = None,
+    label: Annotated[
+        list[str] | None, typer.Option(help="THEIRS=OURS, or THEIRS=OURS,OURS; of LABEL_n also B-OURS, I-OURS or O.")
+    ] = None,
     promote: Promote = False,
     as_json: Json = False,
 ) -> None:

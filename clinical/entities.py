@@ -14,7 +14,7 @@ from typing import Any, Final, Literal, Protocol, Self, get_args
 
 import numpy as np
 
-from clinical.labelling import Floats, Ints, LabelScheme, likeliest_labels, softmax
+from clinical.labelling import Floats, Ints, LabelScheme, likeliest_labels
 from clinical.note_structure import Statement, plain, statements
 
 EntityType = Literal[
@@ -227,14 +227,11 @@ def _decoded(
 
 
 def _word_probabilities(pieces: Pieces, logits: Floats, scheme: LabelScheme, begun: Sequence[int]) -> Floats:
-    """float32[words, labels]: the mean of each word's pieces; at the words `begun` nothing goes on."""
+    """float32[words, columns]: the mean of each word's pieces; at the words `begun` nothing goes on."""
     sizes = np.diff(pieces.word_first, append=len(pieces))
-    total = np.add.reduceat(softmax(logits), pieces.word_first, axis=0)
+    total = np.add.reduceat(scheme.probabilities(logits), pieces.word_first, axis=0)
     words = np.asarray(total / sizes[:, None], dtype=np.float32)
-    for row in begun:
-        for begin, inside in zip(scheme.begins, scheme.insides, strict=True):
-            words[row, begin] += words[row, inside]  # what cannot go on begins
-            words[row, inside] = 0
+    scheme.begin_anew(words, begun)
     return words
 
 

@@ -1,5 +1,9 @@
-"""Rows of BIO labels: what the columns of a model's output mean, and the likeliest legal row of them (Viterbi)."""
+"""Rows of BIO labels: what the columns of a model's output mean, and the likeliest legal row of them (Viterbi).
 
+Other schemes are read as BIO: their columns are added up to what begins and what continues a type.
+"""
+
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Self
@@ -16,27 +20,104 @@ _SURELY_OUTSIDE: Final = 0.99
 _LONGEST_RUN: Final = 48  # words; a run of labels is cut here, so that a hostile text costs time and not memory
 
 
+_PREFIXED: Final = re.compile(r"([BIESLU])-(.+)")
+_OPENING: Final = "BSU"
+_CONTINUING: Final = "IEL"
+_JUST_BELOW: Final = 1 - 1e-3  # where one column both begins and continues, a tie continues
+# What a type's prefixes may be in each scheme: BIO; IO; BIOES and BILOU, where rare labels may lack.
+_BIO: Final = frozenset({"BI"})
+_IO: Final = frozenset({"I"})
+_ENDED: Final = frozenset({"BEI", "BEIS", "BE", "BES", "S", "BIL", "BILU", "BL", "BLU", "U"})
+
+
 @dataclass(frozen=True, slots=True)
 class LabelScheme:
-    """Which column of a model's output begins, continues or lies outside a type. Takes any BIO label list."""
+    """Which column of BIO probabilities begins, continues or lies outside a type.
+
+    `added` tells which of the model's columns each of these is the sum of; it is empty where the model's columns are
+    these already. Where `shared`, the model does not tell a begin from an inside (IO, or labels without prefix), both
+    columns hold the type's probability, and neighbours of one type are one mention.
+    """
 
     types: tuple[str, ...]
     outside: int
     begins: tuple[int, ...]
     insides: tuple[int, ...]
+    added: tuple[tuple[int, ...], ...] = ()
+    shared: bool = False
 
     @classmethod
     def of(cls, labels: Sequence[str]) -> Self:
-        """Raises ValueError when a type lacks its B- or its I- label, or when there is no O."""
-        types = tuple(dict.fromkeys(label[2:] for label in labels if label != "O"))
-        if not types:
+        """From BIO, IO, BIOES or BILOU labels, or the types themselves.
+
+        Raises ValueError when there is no O or no type, or when a type lacks what its scheme needs.
+        """
+        if len(set(labels)) < len(labels):
+            raise ValueError("a label stands twice")
+        named = [label for label in labels if label != "O"]
+        if not named:
             raise ValueError("the labels name no type")
-        try:
-            begins = tuple(labels.index(f"B-{kind}") for kind in types)
-            insides = tuple(labels.index(f"I-{kind}") for kind in types)
-            return cls(types, labels.index("O"), begins, insides)
-        except ValueError as error:
-            raise ValueError("the labels are not a full BIO scheme") from error
+        if "O" not in labels:
+            raise ValueError("the labels have no O")
+        outside = labels.index("O")
+        matches = [_PREFIXED.fullmatch(label) for label in named]
+        if not any(matches):
+            return cls._shared(tuple(named), outside, [labels.index(kind) for kind in named])
+        if not all(matches):
+            raise ValueError("some labels have a prefix and some have none")
+        prefixes: dict[str, str] = {}
+        for match in matches:
+            if match is not None:
+                prefixes[match.group(2)] = prefixes.get(match.group(2), "") + match.group(1)
+        types, shapes = tuple(prefixes), {"".join(sorted(found)) for found in prefixes.values()}
+        if shapes <= _IO:
+            return cls._shared(types, outside, [labels.index(f"I-{kind}") for kind in types])
+        if shapes <= _BIO:
+            begins, insides = (tuple(labels.index(f"{prefix}-{kind}") for kind in types) for prefix in "BI")
+            return cls(types, outside, begins, insides)
+        if shapes <= _ENDED and not (_ends_of(shapes, "ES") and _ends_of(shapes, "LU")):
+            return cls._ended(types, outside, labels)
+        raise ValueError("the labels are no full BIO, IO, BIOES or BILOU scheme")
+
+    @classmethod
+    def _shared(cls, types: tuple[str, ...], outside: int, columns: Sequence[int]) -> Self:
+        own = tuple((column,) for column in columns)
+        return cls._of_columns(types, ((outside,), *own, *own), shared=True)
+
+    @classmethod
+    def _ended(cls, types: tuple[str, ...], outside: int, labels: Sequence[str]) -> Self:
+        def columns(prefixes: str) -> list[tuple[int, ...]]:
+            names = [[f"{prefix}-{kind}" for prefix in prefixes] for kind in types]
+            return [tuple(labels.index(name) for name in of_type if name in labels) for of_type in names]
+
+        return cls._of_columns(types, ((outside,), *columns(_OPENING), *columns(_CONTINUING)))
+
+    @classmethod
+    def _of_columns(cls, types: tuple[str, ...], added: tuple[tuple[int, ...], ...], *, shared: bool = False) -> Self:
+        count = len(types)
+        return cls(types, 0, tuple(range(1, count + 1)), tuple(range(count + 1, 2 * count + 1)), added, shared)
+
+    def probabilities(self, logits: Floats) -> Floats:
+        """float32[pieces, labels] logits to float32[pieces, columns]: the columns that the scheme speaks of."""
+        own = softmax(logits)
+        if not self.added:
+            return own
+        columns = np.stack([own[:, list(of)].sum(axis=1) for of in self.added], axis=1)
+        if self.shared:
+            columns[:, list(self.begins)] *= _JUST_BELOW
+        return np.asarray(columns, dtype=np.float32)
+
+    def begin_anew(self, words: Floats, rows: Sequence[int]) -> None:
+        """Change float32[words, columns] so that at `rows` nothing goes on: what would, begins."""
+        for row in rows:
+            for begin, inside in zip(self.begins, self.insides, strict=True):
+                if not self.shared:
+                    words[row, begin] += words[row, inside]
+                words[row, inside] = 0
+
+
+def _ends_of(shapes: set[str], prefixes: str) -> bool:
+    return any(prefix in shape for shape in shapes for prefix in prefixes)
 
 
 def softmax(logits: Floats) -> Floats:

@@ -48,6 +48,14 @@ def registering(*, promote: bool) -> Iterator[Callable[[Any], None]]:
         yield register
 
 
+def answering(name: str) -> Any:
+    """The version of a model that answers now, as the catalog has it, or None."""
+    from registry import catalog
+
+    with database() as engine, engine.connect() as connection:
+        return next((one for one in catalog.champions(connection) if one.name == name), None)
+
+
 @app.command("list")
 @explained
 def list_models(as_json: Json = False) -> None:

@@ -36,6 +36,7 @@ from clinical.language import not_english
 from clinical.medication_use import rule_on, use_under
 from clinical.mentions import find
 from clinical.note_structure import plain, statements
+from clinical.tokenizing import TokenizerForm
 from errors import FieldFault, InvalidInput, SetupError
 from runners.onnx_session import open_session
 from runners.runner import Prediction
@@ -52,6 +53,7 @@ _RULE_FILES: Final = (
         "mentions",
         "note_structure",
         "shorthand",
+        "tokenizing",
     ),
 )
 RULES: Final = hashlib.sha256(
@@ -66,7 +68,7 @@ ALWAYS_SHOWN: Final = ("SYMPTOM", "MEDICATION", "CONDITION")
 BATCH_PIECES: Final = 1024  # padded; more does not run faster on a core
 LONGEST_EXPLAINED: Final = 100  # words: the model reads the text once without each
 _WORDS_SHOWN: Final = 5
-_SPECIAL: Final = 2  # [CLS] and [SEP] around every window
+_SPECIAL: Final = 2  # opening and closing token around every window
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 # Signs, line breaks and letters of other scripts are a piece each.
 _PIECES: Final = re.compile(r"[A-Za-z0-9]{1,4}|[^A-Za-z0-9\s]|\n")
@@ -101,6 +103,7 @@ class NerRunner:
             self._calibration = Calibration(float(parameters["temperature"]), float(parameters.get("bias", 0.0)))
             self._size = int(parameters["max_pieces"]) - _SPECIAL
             self._overlap = int(parameters["overlap"])
+            self._form = TokenizerForm.of(parameters.get("tokenizer"))
             self._shorthand = float(parameters["shorthand"]) if "shorthand" in parameters else None
             self._head = AssertionHead.of(parameters["assertion"]) if "assertion" in parameters else None
         except (KeyError, TypeError, ValueError) as error:
@@ -108,7 +111,7 @@ class NerRunner:
         if not 0 <= self._overlap < self._size or self._calibration.temperature <= 0:
             raise SetupError("The model's windows or its temperature make no sense.")
         self._tokenizer = _open_tokenizer(folder / TOKENIZER_FILE)
-        self._special = _ids_of(self._tokenizer, "[CLS]", "[SEP]", "[PAD]", "[MASK]")
+        self._special = _ids_of(self._tokenizer, self._form)
         self._mapping = _open_mapping(folder / MAPPING_FILE) if (folder / MAPPING_FILE).exists() else None
         self._source = parameters.get("source")
         self._codes = _open_codes(folder / CODES_FILE) if (folder / CODES_FILE).exists() else None
@@ -149,7 +152,7 @@ class NerRunner:
         """Find and judge the entities of each text, in order."""
         texts = [plain(item.text) for item in items]
         encodings = self._tokenizer.encode_batch(texts, add_special_tokens=False)
-        pieces = [Pieces.of(text, encoding) for text, encoding in zip(texts, encodings, strict=True)]
+        pieces = [self._form.pieces(text, encoding) for text, encoding in zip(texts, encodings, strict=True)]
         spans = [windows(len(one), self._size, self._overlap) for one in pieces]
         read = self._read(pieces, spans)
         return [
@@ -160,7 +163,7 @@ class NerRunner:
     def explain(self, item: Note) -> dict[str, Any]:
         """For each entity the words that change its score most when they are hidden; see `occlusion`."""
         text = plain(item.text)
-        pieces = Pieces.of(text, self._tokenizer.encode(text, add_special_tokens=False))
+        pieces = self._form.pieces(text, self._tokenizer.encode(text, add_special_tokens=False))
         words = len(pieces.word_first)
         if words > LONGEST_EXPLAINED or len(pieces) > self._size:
             fault = FieldFault("/explain", f"is for texts of at most {LONGEST_EXPLAINED} words and {self._size} pieces")
@@ -333,9 +336,9 @@ def _open_tokenizer(path: Path) -> Tokenizer:
     return tokenizer
 
 
-def _ids_of(tokenizer: Tokenizer, *tokens: str) -> tuple[int, ...]:
-    ids = [tokenizer.token_to_id(token) for token in tokens]
+def _ids_of(tokenizer: Tokenizer, form: TokenizerForm) -> tuple[int, ...]:
+    ids = [tokenizer.token_to_id(token) for token in form.special]
     found = tuple(number for number in ids if number is not None)
     if len(found) < len(ids):
-        raise SetupError("The tokenizer lacks one of the special tokens [CLS], [SEP], [PAD], [MASK].")
+        raise SetupError(f"The tokenizer lacks one of the special tokens {', '.join(form.special)}.")
     return found

@@ -28,6 +28,7 @@ from training.ner import code_sources, corpus, encoder
 from training.ner import manifest as ner_manifest
 from training.ner import report as ner_report
 from training.ner.assertions import assertion_report, fit_head
+from training.ner.before import Before
 from training.ner.corpus import Corpus, MarkedLine
 from training.ner.evaluation import fit_calibration, report, scores_and_hits, shorthand_precision, site_report
 from training.ner.export import Tagger, export
@@ -51,6 +52,7 @@ class NerConfig:
     corpus: Path = corpus.CORPUS
     site: SiteCorpus | None = None  # a site's own notes, learnt from first, so that the project's boundaries win
     site_alone: bool = False  # learn from the site's notes only
+    before: Before | None = None  # the version whose held-out figure this one's is set beside
     lines_at_most: int | None = None  # of each part; for trying things out
     codes: bool = field(default_factory=code_sources.available)  # whether `normalize` can be asked for
     unfinished: Path | None = None  # a folder in which an interrupted run is kept
@@ -117,7 +119,8 @@ def make_model(folder: Path, config: NerConfig, progress: Progress = silent) -> 
         **({"site": chosen.site} if config.site else {}),
         **{candidate.path.stem: candidate.facts for candidate in candidates},
     }
-    facts = ner_manifest.facts(lines, config.fit)
+    site_lines = min(len(config.site.training), len(lines.training)) if config.site else 0
+    facts = ner_manifest.facts(lines, config.fit, site_lines=site_lines, site_alone=config.site_alone)
     manifest = ner_manifest.make_manifest(
         chosen.calibration,
         metrics,
@@ -134,7 +137,8 @@ def make_model(folder: Path, config: NerConfig, progress: Progress = silent) -> 
     text = json.dumps(metrics, indent=2, sort_keys=True, allow_nan=False)
     (folder / "metrics.json").write_text(f"{text}\n", encoding="utf-8")
     timing = {candidate.path.stem: candidate.timing for candidate in candidates}
-    return replace(manifest, run=cost_since(started) | timing)
+    compared = config.before.facts(metrics) if config.before else {}  # beside the digest: it is not of this model
+    return replace(manifest, run=cost_since(started) | timing | compared)
 
 
 def _write_codes(folder: Path, progress: Progress) -> dict[str, str]:

@@ -124,6 +124,14 @@ def test_calibration_brings_overconfident_scores_down() -> None:
     assert expected_calibration_error(calibrated, right) < 0.05
 
 
+def test_scores_that_are_nearly_all_certain_calibrate_to_how_often_they_are_right() -> None:
+    raw = np.array([1 - 1e-7] * 400 + [0.9] * 3 + [0.3] * 3, dtype=np.float32)
+    right = (np.arange(len(raw)) % 40 == 0) & (raw > 0.95)
+    calibration = fit_calibration(raw, right)
+    assert calibration(raw)[0] == pytest.approx(right[:400].mean(), abs=0.02)
+    assert abs(calibration.bias) < 100
+
+
 def test_too_few_mentions_calibrate_nothing() -> None:
     calibration = fit_calibration(np.array([0.9, 0.8], dtype=np.float32), np.array([True, False]))
     assert (calibration.temperature, calibration.bias) == (1.0, 0.0)

@@ -1,5 +1,6 @@
 """A site's annotated notes in three formats: the same marks come out, faults are named, and no note is quoted."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,9 @@ import torch
 
 from clinical.entities import ENTITY_TYPES, LABELS
 from errors import SetupError
+from registry.store import StoredModel
 from training.ner import encoder
+from training.ner.before import Before, effect
 from training.ner.corpus import MarkedLine, parse
 from training.ner.fit import IGNORED, Example, ExampleMaker, FitConfig, PartialLabelLoss
 from training.ner.site_corpus import SiteCorpus, label_map, read
@@ -51,6 +54,88 @@ def test_a_fragment_that_goes_on_behind_a_line_end_is_one_mention(tmp_path: Path
         brat(tmp_path, f"n{number}", text, f"T1\tproblem {start} {start + 5};{start + 8} {start + 12}\tchest pain\n")
     found = everything(read(tmp_path, "brat", LABELS_OF_SITE))
     assert all(mentions == [("chest\n  pain", "SYMPTOM")] for _, mentions in found)
+
+
+@pytest.mark.parametrize("places", ["20 25;0 5", "0 5;20 25"])
+def test_fragments_are_listed_in_any_order(tmp_path: Path, places: str) -> None:
+    text = "Chest tightness and pains."
+    brat(tmp_path, "apart", text, f"T1\tproblem {places}\tx\n")
+    brat(tmp_path, "joined", "Cold  chest pains", "T1\tproblem 12 17;6 11\tx\n")
+    brat(tmp_path, "overlapping", "Other chest pains", "T1\tproblem 12 17;6 17;6 11\tx\n")
+    found = dict(everything(read(tmp_path, "brat", LABELS_OF_SITE)))
+    assert found[text] == [("Chest", "SYMPTOM"), ("pains", "SYMPTOM")]
+    assert found["Cold  chest pains"] == [("chest pains", "SYMPTOM")]
+    assert found["Other chest pains"] == [("chest pains", "SYMPTOM")]
+
+
+def rows(document: int, sentence: int, *, column: bool = False) -> str:
+    tokens = [f"doc{document}", "has", "gout", f"s{sentence}"]
+    tags = ["O", "O", "B-CONDITION", "O"]
+    return "".join(
+        f"{token}\t{f'note-{document}{chr(9)}' if column else ''}{tag}\n"
+        for token, tag in zip(tokens, tags, strict=True)
+    )
+
+
+def conll_documents(folder: Path, form: str) -> int | None:
+    """Thirty documents of four sentences each in one of the forms; gives the column that names them, if any."""
+    folder.mkdir()
+    documents = [[rows(document, each, column=form == "column") for each in range(4)] for document in range(30)]
+    if form == "files":
+        for number, sentences in enumerate(documents):
+            (folder / f"n{number}.conll").write_text("\n".join(sentences), encoding="utf-8")
+        return None
+    between = {"docstart": "\n-DOCSTART- -X- O\n\n", "blanks": "\n\n\n", "column": ""}[form]
+    whole = between.join("\n".join(sentences) for sentences in documents)
+    (folder / "all.conll").write_text("\n\n" + whole + "\n\n\n\n", encoding="utf-8")
+    return 2 if form == "column" else None
+
+
+@pytest.mark.parametrize("form", ["docstart", "blanks", "files", "column"])
+def test_no_document_of_conll_has_lines_on_both_sides(tmp_path: Path, form: str) -> None:
+    column = conll_documents(tmp_path / "notes", form)
+    site = read(tmp_path / "notes", "conll", {}, document_column=column)
+    learnt, kept = ({line.text.split()[0] for line in part} for part in (site.training, site.kept))
+    assert not learnt & kept
+    assert len(learnt | kept) == 30
+    assert kept
+    assert len(site.training) + len(site.kept) == 120  # the sentences stay lines of their own
+    assert len(site.training) == 4 * len(learnt)
+
+
+def test_a_document_that_a_column_names_stays_whole_wherever_its_rows_stand(tmp_path: Path) -> None:
+    turns = ["".join(rows(document, each, column=True) for document in range(20)) for each in range(3)]
+    (tmp_path / "a.conll").write_text("\n".join(turns[:2]), encoding="utf-8")
+    (tmp_path / "b.conll").write_text(turns[2], encoding="utf-8")
+    site = read(tmp_path, "conll", {}, document_column=2)
+    assert len(site.training) + len(site.kept) == 60
+    assert not {line.text.split()[0] for line in site.training} & {line.text.split()[0] for line in site.kept}
+
+
+def test_sentences_of_one_unmarked_file_are_judged_apart(tmp_path: Path) -> None:
+    (tmp_path / "all.conll").write_text("\n".join(rows(0, each) for each in range(40)), encoding="utf-8")
+    site = read(tmp_path, "conll", {})
+    assert len(site.training) + len(site.kept) == 40
+    assert site.kept
+
+
+def test_a_single_document_is_learnt_from(tmp_path: Path) -> None:
+    for number in range(12):  # one of them has a name that would be kept
+        folder = tmp_path / str(number)
+        brat(folder, f"note{number}", "Has gout", "T1\tCONDITION 4 8\tgout\n")
+        site = read(folder, "brat", {})
+        assert (len(site.training), len(site.kept)) == (1, 0)
+
+
+def test_a_document_column_that_is_not_there_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.conll").write_text(f"{SECRET} O\n", encoding="utf-8")
+    with pytest.raises(SetupError, match=r"a\.conll:1: the row has no column 3") as refused:
+        read(tmp_path, "conll", {}, document_column=3)
+    assert SECRET not in str(refused.value)
+    with pytest.raises(SetupError, match="only conll"):
+        read(tmp_path, "brat", {}, document_column=1)
+    with pytest.raises(SetupError, match=r"a\.conll:1: a row needs"):
+        read(tmp_path, "conll", {}, document_column=2)
 
 
 @pytest.mark.parametrize(
@@ -176,13 +261,43 @@ def test_notes_hold_lines_that_mark_the_same_types() -> None:
         assert not np.isin([condition, symptom], example.labels).all()
 
 
-def test_a_model_of_a_sites_notes_says_how_good_it_is_on_those_kept(tmp_path: Path) -> None:
-    (tmp_path / "own.txt").write_text("\n".join(f"note {n} [gout](CONDITION)" for n in range(15)), encoding="utf-8")
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_model_of_a_sites_notes_says_what_it_was_learnt_from(tmp_path: Path, alone: bool) -> None:
+    (tmp_path / f"{SECRET}.txt").write_text("\n".join(f"n {n} [gout](CONDITION)" for n in range(15)), encoding="utf-8")
     site = read(tmp_path, "inline", {})
     folder = tmp_path / "model"
     folder.mkdir()
-    config = NerConfig(fit=FitConfig(epochs=1, threads=1), site=site, site_alone=True, lines_at_most=12, codes=False)
-    told = make_model(folder, config).metrics["site"]
+    most = len(site.training) if alone else len(site.training) + 3
+    before = Before("clinical_ner:old", 0.853, most)
+    fit = FitConfig(epochs=1, threads=1)
+    config = NerConfig(fit=fit, site=site, site_alone=alone, lines_at_most=most, codes=False, before=before)
+    manifest = make_model(folder, config)
+    told = manifest.metrics["site"]
     assert told["lines"] == {"training": len(site.training), "kept": len(site.kept)}
     assert told["types"] == ["CONDITION"]
     assert 0 <= told["f1_strict"]["f1"] <= 1
+    assert manifest.training["lines"]["training"] == most
+    assert manifest.training["training_lines_of"] == {"project": 0 if alone else 3, "site": len(site.training)}
+    assert manifest.training["site_alone"] == alone
+    assert manifest.training["statistics"]["by_source"]["site"] == len(site.training)
+    card = (folder / "model_card.md").read_text(encoding="utf-8")
+    said = " ".join(card.split())
+    assert f"{len(site.training)} lines of a site's own annotated notes" in said
+    assert ("3 lines written for this project" in said) != alone
+    assert f"{most} lines written for this project, all people" not in said
+    assert SECRET not in card + json.dumps(manifest.training)
+    figure = manifest.metrics["f1_strict"]["f1"]
+    alone_or_not = " alone" if alone else ""
+    assert effect(StoredModel(manifest, folder, "")) == (
+        f"held-out F1 0.853 -> {figure:.3f} with the site's notes{alone_or_not} (before: clinical_ner:old)"
+    )
+
+
+def test_only_what_was_judged_alike_is_compared_with() -> None:
+    metrics = {"f1_strict": {"f1": 0.9}, "lines": 297}
+    before = Before.of("clinical_ner:a", metrics, {})
+    assert before == Before("clinical_ner:a", 0.9, 297)
+    assert before.facts({"lines": 297})["compared_with"]["tag"] == "clinical_ner:a"
+    assert before.facts({"lines": 20}) == {}
+    assert Before.of("clinical_ner:b", metrics, {"origin": "elsewhere"}) is None
+    assert Before.of("clinical_ner:c", {}, {}) is None

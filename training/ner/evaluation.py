@@ -21,6 +21,7 @@ from training.ner.site_corpus import SiteCorpus
 _BINS: Final = 10
 _RESAMPLES: Final = 1000
 _NEWTON_STEPS: Final = 50
+_HALVINGS: Final = 40
 
 Counts = npt.NDArray[np.int64]
 
@@ -125,7 +126,7 @@ def fit_calibration(raw: Floats, right: npt.NDArray[np.bool_]) -> Calibration:
     for _ in range(_NEWTON_STEPS):
         guess = 1 / (1 + np.exp(-np.clip(design @ weights, -30, 30)))
         curvature = design.T @ (design * (guess * (1 - guess))[:, None]) + 1e-3 * np.eye(2)
-        step = np.linalg.solve(curvature, design.T @ (guess - target))
+        step = _not_too_far(design, target, weights, np.linalg.solve(curvature, design.T @ (guess - target)))
         weights = weights - step
         if np.abs(step).max() < 1e-8:
             break
@@ -138,6 +139,26 @@ def toward_unseen(usual: Calibration, unseen: Calibration) -> Calibration:
     is not: a site's text is neither."""
     slope = (1 / usual.temperature + 1 / unseen.temperature) / 2
     return Calibration(round(1 / slope, 6), round((usual.bias + unseen.bias) / 2, 6))
+
+
+def _not_too_far(
+    design: npt.NDArray[np.float64],
+    target: npt.NDArray[np.float64],
+    weights: npt.NDArray[np.float64],
+    step: npt.NDArray[np.float64],
+) -> npt.NDArray[np.float64]:
+    """float64[2] the step, halved until it leads down: where most scores are 0 or 1, a whole one leads far away."""
+
+    def loss(of: npt.NDArray[np.float64]) -> float:
+        odds = design @ of
+        return float((np.logaddexp(0, odds) - target * odds).sum())
+
+    here = loss(weights)
+    for _ in range(_HALVINGS):
+        if loss(weights - step) <= here + 1e-9:
+            break
+        step = step / 2
+    return step
 
 
 def shorthand_precision(lines: Sequence[MarkedLine]) -> float:

@@ -23,6 +23,7 @@ from clinical.entities import Calibration, Pieces, ScoredSpan, join_windows, win
 from clinical.labelling import Floats, LabelScheme
 from clinical.mentions import find
 from clinical.note_structure import plain, statements
+from clinical.tokenizing import TokenizerForm
 from errors import SetupError
 from training.ner.corpus import Mention
 
@@ -30,7 +31,7 @@ OPSET: Final = 17
 INPUTS: Final = ("input_ids", "attention_mask")
 OUTPUTS: Final = ("logits", "assertions")
 TOLERANCE: Final = 2e-3  # of a logit, between torch and onnxruntime
-_SPECIAL: Final = 2  # [CLS] and [SEP] around every window
+_SPECIAL: Final = 2  # opening and closing token around every window
 
 
 class _Graph(torch.nn.Module):
@@ -72,6 +73,18 @@ def export(model: Any, path: Path, *, labels: int | None = None) -> None:
     _check(graph, path)
 
 
+def most_pieces(model: Any) -> int:
+    """How many pieces the model reads at once, special tokens included.
+
+    RoBERTa counts positions from behind the padding's id, so that the first ones of its table are never used.
+    """
+    most = int(model.config.max_position_embeddings)
+    for name, part in model.named_modules():
+        if name.endswith("position_embeddings") and getattr(part, "padding_idx", None) is not None:
+            most = min(most, int(part.num_embeddings) - int(part.padding_idx) - 1)
+    return most
+
+
 @contextmanager
 def _exporter_is_quiet() -> Iterator[None]:
     """torch says that this exporter is old and that shapes are traced; both are known and the result is checked."""
@@ -86,7 +99,8 @@ def _check(graph: _Graph, path: Path) -> None:
     generator = torch.Generator().manual_seed(0)
     session = open_session(path)
     config = graph.model.config
-    for rows, length in ((1, 3), (3, 40), (2, min(512, int(config.max_position_embeddings)))):
+    most = min(512, most_pieces(graph.model))
+    for rows, length in ((1, min(3, most)), (3, min(40, most)), (2, most)):
         ids = torch.randint(config.vocab_size, (rows, length), generator=generator)
         mask = torch.ones_like(ids)
         mask[0, length // 2 + 1 :] = 0
@@ -109,14 +123,23 @@ class Tagger:
     """A graph asked one text at a time, decoded as serving decodes: what evaluation judges."""
 
     def __init__(
-        self, path: Path, tokenizer: Tokenizer, labels: Sequence[str], *, max_pieces: int, overlap: int
+        self,
+        path: Path,
+        tokenizer: Tokenizer,
+        labels: Sequence[str],
+        *,
+        max_pieces: int,
+        overlap: int,
+        form: TokenizerForm | None = None,
     ) -> None:
+        """`form`: what kind of tokenizer it is; BERT's where nothing is said."""
         self._session = open_session(path)
         self._tokenizer = tokenizer
         self._scheme = LabelScheme.of(labels)
         self._size = max_pieces - _SPECIAL
         self._overlap = overlap
-        self._cls, self._sep = tokenizer.token_to_id("[CLS]"), tokenizer.token_to_id("[SEP]")
+        self._form = form or TokenizerForm()
+        self._opening, self._closing = (tokenizer.token_to_id(token) for token in self._form.special[:2])
 
     def __call__(
         self, texts: Sequence[str], calibration: Calibration | None = None, shorthand: float | None = None
@@ -128,7 +151,7 @@ class Tagger:
         return [self._one(plain(text), calibration or Calibration(), shorthand) for text in texts]
 
     def _one(self, text: str, calibration: Calibration, shorthand: float | None) -> list[ScoredSpan]:
-        pieces = Pieces.of(text, self._tokenizer.encode(text, add_special_tokens=False))
+        pieces = self._form.pieces(text, self._tokenizer.encode(text, add_special_tokens=False))
         if not len(pieces):
             return []
         logits, parts = self._read(pieces)[0], statements(text)
@@ -136,7 +159,7 @@ class Tagger:
 
     def opinions(self, text: str, places: Sequence[Mention | ScoredSpan]) -> Floats:
         """float32[mentions, assertions] log-probabilities of given mentions; see clinical.assertion_head."""
-        pieces = Pieces.of(text, self._tokenizer.encode(plain(text), add_special_tokens=False))
+        pieces = self._form.pieces(text, self._tokenizer.encode(plain(text), add_special_tokens=False))
         return opinions(pieces, self._read(pieces)[1], places)
 
     def _read(self, pieces: Pieces) -> list[Floats]:
@@ -146,7 +169,7 @@ class Tagger:
         return [join_windows(of_windows, spans) for of_windows in zip(*parts, strict=True)]
 
     def _outputs(self, ids: Any) -> list[Floats]:
-        row = np.concatenate([[self._cls], ids, [self._sep]]).astype(np.int64)[None]
+        row = np.concatenate([[self._opening], ids, [self._closing]]).astype(np.int64)[None]
         return [
             output[0, 1:-1]
             for output in self._session.run(None, {"input_ids": row, "attention_mask": np.ones_like(row)})

@@ -1,13 +1,17 @@
 """What is written down about a NER model: its contract with callers, where it came from, and its card."""
 
+import json
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from typing import Any, Final, get_args
 
+from tokenizers import Tokenizer
+
 from clinical.assertion_head import AssertionHead
 from clinical.entities import ENTITY_TYPES, LABELS, Assertion, Calibration, Use
+from clinical.tokenizing import TokenizerForm
 from registry import store
 from registry.store import Manifest
 from training import provenance
@@ -17,19 +21,33 @@ from training.ner.fit import FitConfig
 
 NAME: Final = "clinical_ner"
 KIND: Final = "clinical-ner"
-PREPROCESSING_VERSION: Final = "wordpiece-1"
 LONGEST_TEXT: Final = 20_000
 PACKAGES: Final = ("torch", "transformers", "tokenizers", "onnx", "onnxruntime", "numpy", DISTRIBUTION)
 SCHEMA: Final = "https://json-schema.org/draft/2020-12/schema"
+OWN_TOKENIZER: Final[Mapping[str, Any]] = {
+    "file": "tokenizer.json",
+    "kind": "wordpiece",
+    "lowercase": True,
+    "special": ["[CLS]", "[SEP]"],
+}
+SITE: Final = "site"
 _ALWAYS: Final = ("SYMPTOM", "MEDICATION", "CONDITION")
 
 
-def facts(corpus: Corpus, config: FitConfig) -> dict[str, Any]:
-    """Where a model came from."""
+def facts(corpus: Corpus, config: FitConfig, *, site_lines: int = 0, site_alone: bool = False) -> dict[str, Any]:
+    """Where a model came from. The first `site_lines` lines of the training part are a site's own.
+
+    Names of a site's files may name patients: its lines are counted as one source.
+    """
+    site = tuple(replace(line, source=SITE) for line in corpus.training[:site_lines])
+    corpus = replace(corpus, training=(*site, *corpus.training[site_lines:]))
+    origins = {"project": len(corpus.training) - site_lines, SITE: site_lines}
     parts = {"training": corpus.training, "calibration": corpus.calibration, "heldout": corpus.heldout}
     return {
         "corpus_sha256": corpus.sha256,
         "lines": {name: len(part) for name, part in parts.items()},
+        "training_lines_of": origins,
+        "site_alone": site_alone,
         "statistics": asdict(statistics(corpus.training)),
         "encoder": {"package": DISTRIBUTION, "sha256": WEIGHTS_SHA256},
         "seed": config.seed,
@@ -52,10 +70,12 @@ def make_manifest(
     shorthand: float | None = None,
     codes: Mapping[str, str] | None = None,
     source: str | None = None,
+    tokenizer: Mapping[str, Any] = OWN_TOKENIZER,
 ) -> Manifest:
     """The manifest of a model; `run` is filled in when it is done.
 
-    `codes`: each vocabulary and where it came from. `source`: the name of a model that somebody else trained.
+    `codes`: each vocabulary and where it came from. `source`: the name of a model that somebody else trained, and
+    `tokenizer` what is told of its tokenizer.
     """
     return Manifest(
         name=NAME,
@@ -64,7 +84,7 @@ def make_manifest(
         task="token-classification",
         framework="onnxruntime",
         stage="candidate",
-        preprocessing_version=PREPROCESSING_VERSION,
+        preprocessing_version=f"{tokenizer['kind']}-1",
         input_schema=input_schema(),
         output_schema=output_schema(),
         cacheable=True,
@@ -75,12 +95,7 @@ def make_manifest(
             "bias": calibration.bias,
             "max_pieces": max_pieces,
             "overlap": overlap,
-            "tokenizer": {
-                "file": "tokenizer.json",
-                "kind": "wordpiece",
-                "lowercase": True,
-                "special": ["[CLS]", "[SEP]"],
-            },
+            "tokenizer": dict(tokenizer),
             "codes": dict(codes or {}),
             **({"assertion": assertion.parameters()} if assertion else {}),
             **({"shorthand": shorthand} if shorthand is not None else {}),
@@ -89,6 +104,17 @@ def make_manifest(
         },
         training=training,
     )
+
+
+def tokenizer_facts(form: TokenizerForm, tokenizer: Tokenizer) -> dict[str, Any]:
+    """What a manifest tells of an imported model's tokenizer."""
+    normalizer = json.loads(tokenizer.to_str())["normalizer"] or {}
+    return {
+        "file": OWN_TOKENIZER["file"],
+        "kind": form.kind,
+        "lowercase": bool(normalizer.get("lowercase", False)),
+        "special": list(form.special),
+    }
 
 
 def input_schema() -> dict[str, Any]:
@@ -166,7 +192,7 @@ On {metrics["lines"]} held-out lines ({strict["mentions"]} mentions) written apa
 of this project, not real records: entity F1 **{strict["f1"]:.3f}** strict (95 % interval {strict["f1_low"]:.3f} to
 {strict["f1_high"]:.3f}), {relaxed["f1"]:.3f} relaxed. Real notes differ; measure it on your own before relying on it.
 A score of 0.8 means right, type and both ends, in 8 of 10: expected calibration error {metrics["ece"]:.3f}.
-
+{_on_site(metrics)}
 | type | strict F1 | 95 % interval | relaxed F1 | mentions |
 |---|---|---|---|---|
 {rows}
@@ -176,14 +202,39 @@ A score of 0.8 means right, type and both ends, in 8 of 10: expected calibration
 
 ## What it was made from
 The encoder `{training["encoder"]["package"]}` (MiniLM, Apache-2.0; SHA-256 {training["encoder"]["sha256"]}),
-fine-tuned on {training["lines"]["training"]} lines written for this project, all people in them made up (SHA-256 of the
-corpus {training["corpus_sha256"]}). Scores calibrated on {training["lines"]["calibration"]} further lines.
+fine-tuned on {_learnt_from(training)} (SHA-256 of the
+corpus {training["corpus_sha256"]}). {_calibrated_on(training)}
 Seed {training["seed"]}; code revision {training["revision"]}, SHA-256 {training["code_sha256"]}.
 
 ## What it cannot do
 English only. It sees no layout: tables and forms lose their columns. Severity, anatomy and vague spoken phrases are its
 weakest types. Assertion is by rules that see one sentence and its heading at a time.
 """
+
+
+def _learnt_from(training: Mapping[str, Any]) -> str:
+    own, site = training["training_lines_of"]["project"], training["training_lines_of"][SITE]
+    project = f"{own} lines written for this project, all people in them made up"
+    if training["site_alone"]:
+        return f"{site} lines of a site's own annotated notes and on nothing else"
+    return f"{site} lines of a site's own annotated notes and {project}" if site else project
+
+
+def _calibrated_on(training: Mapping[str, Any]) -> str:
+    whose = " written for this project" if training["training_lines_of"][SITE] else ""
+    return f"Scores calibrated on {training['lines']['calibration']} further lines{whose}."
+
+
+def _on_site(metrics: Mapping[str, Any]) -> str:
+    """The figure on the documents that a site kept, where there are any."""
+    site = metrics.get("site", {})
+    if "f1_strict" not in site:
+        return ""
+    strict, kept = site["f1_strict"], site["lines"]["kept"]
+    return (
+        f"\nOn {kept} lines of the site's notes, in documents that were not learnt from, over the types that the site "
+        f"marks:\nF1 **{strict['f1']:.3f}** strict (95 % interval {strict['f1_low']:.3f} to {strict['f1_high']:.3f}).\n"
+    )
 
 
 def imported_facts(

@@ -1,14 +1,15 @@
 """A site's own annotated notes: brat standoff, CoNLL columns or this project's inline marks, as marked lines.
 
 The site's labels are mapped to this project's types. A type that no label is mapped to is not known to be absent:
-where nothing is marked, training leaves it open. Every fifth document is kept to judge the model by. Faults name file
-and line and never quote the notes.
+where nothing is marked, training leaves it open. Every fifth document is kept to judge the model by, whole: no document
+has lines on both sides. Faults name file and line and never quote the notes.
 """
 
 import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Final, Literal
 
@@ -21,6 +22,7 @@ Format = Literal["brat", "conll", "inline"]
 FORMATS: Final[tuple[Format, ...]] = ("brat", "conll", "inline")
 KEPT_OF: Final = 5
 """One document of so many is kept to judge by."""
+_BLANK_ROWS_PART: Final = 2  # so many blank rows part documents
 _LONGEST_LINE: Final = 700  # characters; longer ones are cut at sentences, so that a window holds them
 
 _TAG: Final = re.compile(r"(?:([BIESUL])-)?(.+)")
@@ -28,6 +30,17 @@ _BRAT: Final = re.compile(r"T\d+\t(\S+) (\d+ \d+(?:;\d+ \d+)*)\t")
 _SENTENCE: Final = re.compile(r"(?<=[.!?])\s+")
 _NO_BLANK_BEFORE: Final = frozenset({",", ".", ";", ":", "!", "?", ")", "]", "%", "'s", "n't"})
 _NO_BLANK_AFTER: Final = frozenset({"(", "["})
+
+
+@dataclass(frozen=True, slots=True)
+class _Sentence:
+    """Rows of a CoNLL file up to a blank one, and what stands before them."""
+
+    rows: Sequence[tuple[str, str]]  # token and tag
+    number: int  # of the row behind the last
+    document: str  # as a column names it
+    starts: bool  # a -DOCSTART- row
+    blanks: int  # blank rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +66,17 @@ def label_map(pairs: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def read(path: Path, format_: Format, labels: Mapping[str, str]) -> SiteCorpus:
-    """Read a file, or all files of a folder. Raises SetupError for what is not of the format, or labels unmapped."""
-    documents = {"inline": _inline, "brat": _brat, "conll": _conll}[format_](path)
+def read(path: Path, format_: Format, labels: Mapping[str, str], *, document_column: int | None = None) -> SiteCorpus:
+    """Read a file, or all files of a folder. Raises SetupError for what is not of the format, or labels unmapped.
+
+    `document_column`: which column of CoNLL rows, counted from 1, names the document. Where all documents would be
+    kept, which happens with few of them, all are learnt from.
+    """
+    if document_column is not None and (format_ != "conll" or document_column < 1):
+        raise SetupError("A document column is counted from 1, and only conll has columns.")
+    documents = (
+        _conll(path, document_column) if format_ == "conll" else {"inline": _inline, "brat": _brat}[format_](path)
+    )
     training: list[MarkedLine] = []
     kept: list[MarkedLine] = []
     unknown: set[str] = set()
@@ -72,6 +93,7 @@ def read(path: Path, format_: Format, labels: Mapping[str, str]) -> SiteCorpus:
     if unknown:
         said = ", ".join(sorted(unknown))
         raise SetupError(f"Labels that are mapped to nothing: {said}. Map each: --label THEIRS=OURS")
+    training, kept = (training, kept) if training else (kept, [])
     if not training:
         raise SetupError(f"No {format_} document to learn from was found.")
     types = frozenset(labels.values()) - {""} | {mention.type for line in training for mention in line.mentions}
@@ -112,40 +134,84 @@ def _brat(path: Path) -> Iterator[tuple[str, MarkedLine]]:
             match = _BRAT.match(entry)
             if match is None:
                 raise SetupError(f"{file.name}:{number}: not a text-bound annotation of brat")
-            fragments = [tuple(map(int, fragment.split())) for fragment in match.group(2).split(";")]
-            for start, end in _joined(fragments, text):  # type: ignore[arg-type]
-                if not 0 <= start < end <= len(text):
-                    raise SetupError(f"{file.name}:{number}: the place lies outside the text")
-                mentions.append(Mention(match.group(1), start, end))
+            places = [fragment.split() for fragment in match.group(2).split(";")]
+            fragments = [(int(start), int(end)) for start, end in places]
+            if not all(0 <= start < end <= len(text) for start, end in fragments):
+                raise SetupError(f"{file.name}:{number}: the place lies outside the text")
+            mentions += [Mention(match.group(1), start, end) for start, end in _joined(fragments, text)]
         yield file.stem, MarkedLine(text, tuple(mentions), "", file.name, 0)
 
 
 def _joined(fragments: Sequence[tuple[int, int]], text: str) -> list[tuple[int, int]]:
-    """Fragments with only blanks between them are one mention (brat cuts at line ends); others are apart."""
-    joined = [fragments[0]]
-    for start, end in fragments[1:]:
+    """Fragments with only blanks between them are one mention (brat cuts at line ends); others are apart.
+
+    They are listed in any order.
+    """
+    first, *others = sorted(fragments)
+    joined = [first]
+    for start, end in others:
         if not text[joined[-1][1] : start].strip():
-            joined[-1] = (joined[-1][0], end)
+            joined[-1] = (joined[-1][0], max(end, joined[-1][1]))
         else:
             joined.append((start, end))
     return joined
 
 
-def _conll(path: Path) -> Iterator[tuple[str, MarkedLine]]:
-    """Token first and tag last in a row, blank rows between sentences; BIO, IOB1, BIOES and BILOU tags."""
-    for file in _files(path, ".conll", ".txt", ".tsv", ".bio", ".iob"):
-        rows: list[tuple[str, str]] = []
-        for number, row in enumerate([*_text_of(file).splitlines(), ""], start=1):
-            columns = row.split()
-            if columns and columns[0] == "-DOCSTART-":
-                continue
-            if len(columns) >= 2:
-                rows.append((columns[0], columns[-1]))
-            elif columns:
-                raise SetupError(f"{file.name}:{number}: a row needs a token and a tag")
-            elif rows:
-                yield f"{file.name}:{number}", _of_rows(rows, file.name, number)
-                rows = []
+def _conll(path: Path, column: int | None) -> Iterator[tuple[str, MarkedLine]]:
+    """Token first and tag last in a row, blank rows between sentences; BIO, IOB1, BIOES and BILOU tags.
+
+    A document is what the column `column` names; else what begins with a -DOCSTART- row; else what two or more blank
+    rows part; else a file, where there are several; else a sentence.
+    """
+    files = _files(path, ".conll", ".txt", ".tsv", ".bio", ".iob")
+    for file in files:
+        sentences = list(_sentences(file, column))
+        own = file.relative_to(path).as_posix() if len(files) > 1 else file.name
+        names = [one.document for one in sentences] if column else _documents(sentences, own, alone=len(files) == 1)
+        for name, one in zip(names, sentences, strict=True):
+            yield name, _of_rows(one.rows, file.name, one.number)
+
+
+def _sentences(file: Path, column: int | None) -> Iterator[_Sentence]:
+    rows: list[tuple[str, str]] = []
+    document, starts, blanks = "", False, 0
+    number = 0
+    for number, row in enumerate(_text_of(file).splitlines(), start=1):
+        columns = row.split()
+        marked = columns[:1] == ["-DOCSTART-"]
+        named, token, tag = ("", "", "") if marked or not columns else _row(columns, column, f"{file.name}:{number}")
+        if rows and (not token or named != document):
+            yield _Sentence(rows, number, document, starts, blanks)
+            rows, starts, blanks = [], False, 0
+        starts |= marked
+        blanks += not columns
+        if token:
+            rows.append((token, tag))
+            document = named
+    if rows:
+        yield _Sentence(rows, number + 1, document, starts, blanks)
+
+
+def _row(columns: list[str], column: int | None, place: str) -> tuple[str, str, str]:
+    """The document's name ("" where no column tells it), the token and its tag."""
+    named = ""
+    if column is not None:
+        if len(columns) < column:
+            raise SetupError(f"{place}: the row has no column {column} to name its document")
+        named, columns = columns[column - 1], columns[: column - 1] + columns[column:]
+    if len(columns) < 2:
+        raise SetupError(f"{place}: a row needs a token and a tag")
+    return named, columns[0], columns[-1]
+
+
+def _documents(sentences: Sequence[_Sentence], file: str, *, alone: bool) -> list[str]:
+    """The name of each sentence's document, told by marks in the file."""
+    marks = [one.starts for one in sentences]
+    if not any(marks):
+        marks = [at > 0 and one.blanks >= _BLANK_ROWS_PART for at, one in enumerate(sentences)]
+    if any(marks):
+        return [f"{file}#{number}" for number in accumulate(marks, initial=0)][1:]
+    return [f"{file}:{one.number}" for one in sentences] if alone else [file] * len(sentences)
 
 
 def _of_rows(rows: Sequence[tuple[str, str]], source: str, number: int) -> MarkedLine:
