@@ -4,8 +4,8 @@
 
 Each group of registers is left out in turn: the encoder learns from the others and is asked about the group. Printed
 are F1 and the calibration error of both readings of a score (right to the letter; right, edges aside) under the
-calibration that the usual calibration lines give, under the one of the other groups left out, and under what training
-makes of the two. The last line is what training/ner/evaluation.py carries as UNSEEN.
+calibration that the usual calibration lines give, under the one of the other groups left out, and half way between the
+two. The last line is the calibration that the left-out groups would have, pooled.
 """
 
 import argparse
@@ -30,7 +30,6 @@ from training.ner.evaluation import (
     score,
     scores_and_hits,
     strict_hits,
-    toward_unseen,
 )
 from training.ner.export import Tagger, export
 from training.ner.fit import FitConfig, fit
@@ -80,6 +79,13 @@ def pooled(found: Sequence[tuple[Floats, Any]]) -> Calibration:
     fits = [fit_calibration(raw, right) for raw, right in found]
     slope = float(np.mean([1 / one.temperature for one in fits]))
     return Calibration(round(1 / slope, 4), round(float(np.mean([one.bias for one in fits])), 4))
+
+
+def toward_unseen(usual: Calibration, unseen: Calibration) -> Calibration:
+    """Half way, in slope and bias, from the calibration of text that is like the training lines to that of text which
+    is not: a site's text is neither."""
+    slope = (1 / usual.temperature + 1 / unseen.temperature) / 2
+    return Calibration(round(1 / slope, 6), round((usual.bias + unseen.bias) / 2, 6))
 
 
 def main() -> None:

@@ -141,6 +141,8 @@ class _Reading:
         for index, place in enumerate(self.places):
             if place.type in _FINDINGS and not self.found[index] and self.by[index] == "nothing":
                 self._doubt(index)
+            if place.type in _ORDERED and "negated" in self.found[index]:
+                self.found[index].discard("hypothetical")  # "offered, declined"
         return [Ruling(_strongest(found), self._goes_by(index)) for index, found in enumerate(self.found)]
 
     def _goes_by(self, index: int) -> By:

@@ -66,11 +66,11 @@ not suggestive of | fails to show | failed to show | failed to reveal | fails to
 ruled out for | rules out | rather than | as opposed to | never any | no more | dont think | doesnt think
 do not think | not have | not have any | not report | not report any | not reporting | not endorse | not endorsing
 nothing | nobody in the family has | no one in the family has | nobody has | averted | escaped | too early for
-too late for | so not | not a candidate for | no indication for | no need for | not in need of | did not need
-did not require | didnt need | didnt require | does not need | does not require | not complain of | no report of
-no reports of | no complaint of | no complaints of | no c / o | didnt find | did not find | did not show
-didnt show | does not show | doesnt show | did not reveal | not experiencing | wouldnt call it | would not call it
-wouldnt say
+too late for | so not | not a candidate for | no indication for | no need for | not in need of | dont need
+doesnt need | do not need | did not need | did not require | didnt need | didnt require | does not need
+does not require | not complain of | no report of | no reports of | no complaint of | no complaints of | no c / o
+didnt find | did not find | did not show | didnt show | does not show | doesnt show | did not reveal
+not experiencing | wouldnt call it | would not call it | wouldnt say
 """
 _NEGATED_VERB: Final = "not | dont | doesnt | didnt | havent | hasnt | hadnt | isnt | arent | wasnt | werent | aint"
 _NEGATED_EITHER: Final = """
@@ -158,12 +158,12 @@ will get | will have | will order | will check | will give | will need | will be
 will undergo | will be treated with | will be treated by | will be followed by | shall start | shall arrange
 shall add | to start | to begin | to have | to get | to undergo | to receive | needs | need | recommend | recommends
 recommended | recommending | suggest | please check | please repeat | please monitor | please arrange | please order
-please give | please start | please | could you check | could you arrange | schedule | scheduled for | booked for
-listed for | referred for | refer for | referral for | assessed for | consented for | consent for | trial of
-switch to | change to | discuss | discussed | offered | advise | advised | arrange | order | ordered | check
-recheck | obtain | send | due for | start | begin | add | resume | repeat | get | for possible | set up for
-waiting for | wait for | interested in | do i need | should i take | can i take | should have | should get
-candidate for | screening | talked about | would like
+please give | please start | adv | prescribe | will do | commence | wishes to | prefers | please | could you check
+could you arrange | schedule | scheduled for | booked for | listed for | referred for | refer for | referral for
+assessed for | consented for | consent for | trial of | switch to | change to | discuss | discussed | offered
+advise | advised | arrange | order | ordered | check | recheck | obtain | send | due for | start | begin | add
+resume | repeat | get | for possible | set up for | waiting for | wait for | interested in | do i need
+should i take | can i take | should have | should get | candidate for | screening | talked about | would like
 """
 _ORDERS_BACK: Final = """
 booked | is booked | requested | is requested | scheduled | is scheduled | planned | is planned | ordered | is due | due

@@ -7,6 +7,7 @@ the mention, a bounded stretch of it, so that time grows with the number of ment
 import re
 from bisect import bisect_right
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Final, Protocol, cast
 
 from clinical.assertion import Place, rulings
@@ -40,13 +41,18 @@ _BEHIND: Final = re.compile(
     r"(?P<allergy>allerg(?:y|ies|ic)|intoleran(?:ce|t)|anaphylaxis)"
     r"|(?P<held>held|on[ ]hold|withheld|paused)"
     r"|(?P<refused>refused|declined)"
-    r"|(?P<stopped>stopped|discontinued|d/c['’]?d|dc['’]?d|ceased|no[ ]longer[ ]taken))\b",
+    r"|(?P<stopped>stopped|discontinued|d/c['’]?d|dc['’]?d|ceased|finished|completed|weaned|tailed|quit|"
+    r"no[ ]longer[ ]taken))\b",
     re.IGNORECASE,
 )
+_FINDINGS: Final = frozenset({"SYMPTOM", "CONDITION"})
+_OPENS_REACTION: Final = re.compile(r"[ ]*(?:\(|[-–—:>]{1,2}[ ])[^()\n,;.]{0,20}")
+_GOES_ON: Final = re.compile(r"[ ]*(?:,|and|&|/)[ ]*(?:and[ ])?")
+_LONGEST_BETWEEN: Final = 40
 _DOSE: Final = re.compile(r"[ ]+(?:\d|one\b|two\b|half\b)")
 _ENDED_BY_ORDER: Final = frozenset({"stopped", "held", "refused"})
 _LISTED_ALLERGY: Final = re.compile(
-    r"\W*(?:known[ ]|drug[ ]|medication[ ])?allerg(?:y|ies|ic)(?:[ ]to)?[ :,\"“'-]*", re.IGNORECASE
+    r"(?:^|[:;.\n])\W*(?:known[ ]|drug[ ]|medication[ ])?allerg(?:y|ies|ic)(?:[ ]to)?[ :,\"“'-]*$", re.IGNORECASE
 )
 _ASIDE: Final = re.compile(r"\([^()]{0,60}\)")
 _SENTENCE: Final = re.compile(r"[.!?;](?=\s)")
@@ -77,7 +83,20 @@ def rule_on(text: str, parts: Sequence[Statement], places: Sequence[Place]) -> t
             if assertion != ruling.assertion:
                 listed = _part_of(parts, place).section == "allergies"
                 ruled[at] = Ruling(assertion, "structure" if listed else "words")
+    _rule_on_reactions(text, places, uses, ruled)
     return uses, ruled
+
+
+def _rule_on_reactions(text: str, places: Sequence[Place], uses: Sequence[Use | None], ruled: list[Ruling]) -> None:
+    """What stands in brackets or behind a dash after an allergy is what the drug did then."""
+    order = sorted(range(len(places)), key=lambda at: places[at].start)
+    reacts = False
+    for before, at in pairwise(order):
+        between = text[places[before].end : places[at].start][:_LONGEST_BETWEEN]
+        begins = uses[before] == "allergy" and _OPENS_REACTION.fullmatch(between) is not None
+        reacts = places[at].type in _FINDINGS and (begins or (reacts and _GOES_ON.fullmatch(between) is not None))
+        if reacts:
+            ruled[at] = Ruling("historical", "structure")
 
 
 def use_under(assertion: Assertion) -> Use:
@@ -110,7 +129,7 @@ def _part_of(parts: Sequence[Statement], drug: Drug) -> Statement:
 
 def _said_before(stretch: str, *, is_dosed: bool) -> Use | None:
     """What the last words say that decide it, in the sentence that the drug stands in."""
-    if _LISTED_ALLERGY.fullmatch(stretch):
+    if _LISTED_ALLERGY.search(stretch):
         return "allergy"
     stretch = _ASIDE.sub(lambda aside: " " * len(aside.group()), stretch)
     begins = max((ending.end() for ending in _SENTENCE.finditer(stretch)), default=0)

@@ -87,14 +87,16 @@ _NAMES: Final[tuple[tuple[Section, str], ...]] = (
     ),
     (
         "plan",
-        "plan | p | plans | recommendations | recommendation | recs | rec | orders | follow up | follow-up"
+        "plan | p | plans | recommendations | recommendation | recs | rec | orders | adv | planned procedure | for gp"
+        " | due | action plan | follow up | follow-up"
         " | disposition | to do",
     ),
     (
         "instructions",
         "instructions | discharge instructions | patient instructions | return precautions | precautions"
         " | safety net | safety netting | advice | patient education | when to call | when to seek help | rtc"
-        " | return to clinic | return to clinic if | when to call us | call us if | call if | return if | come back if"
+        " | return to clinic | return to clinic if | when to call us | call us if | call if | return if | return"
+        " | return for | come back if"
         " | warning signs | red flags | red flag advice | safety net advice | seek care if | discharge advice",
     ),
 )
@@ -147,7 +149,14 @@ _INNER_BULLET: Final = re.compile(r"(?<=[\s])[-*•·‣▪◦–—](?=[ \t]+\S
 _INNER_NUMBER: Final = re.compile(r"(?<=[\s])\d{1,2}[.)](?=[ \t]+\S)")
 _BOX: Final = re.compile(r"\[[ \t]*([xX✓✔*])?[ \t]*\]|([☑☒✓✔■])|[☐□✗✘]|\(([xX ])\)(?=[ \t]*[A-Za-z])")
 _YES_NO_BOXES: Final = re.compile(r"[ \t:]*(yes|no|y|n)\b[ \t,/|]*", re.IGNORECASE)
-_BOXED: Final = re.compile(rf"(?:{_BOX.pattern})[ \t]*(?:yes|no|y|n)[ \t]*$", re.IGNORECASE)
+# A line that ends with an answer is done, and one that begins so says something of its own.
+_ANSWERED: Final = re.compile(
+    rf"(?:{_BOX.pattern})[ \t]*(?:yes|no|y|n)[ \t]*$|(?:yes|no|y|n)[ \t]?\[[xX ]?\]$|[\s\w)][+−-]{{1,3}}$|[✗✘❌✓✔]$"
+    r"|\b(?:nil|none|yes|neg|negative|pos|positive|denied|[+-]ve)$|(?:[:|?.\t]|[ ][-–—]|[ ]{2})[ \t]*(?:no|n|y|denies)$"
+    r"|^.{0,32}[ ]no$",
+    re.IGNORECASE,
+)
+_BEGINS_ANEW: Final = re.compile(r"(?:[hcrs]/o|k/c/o|s/p|o/e|c/w|hx|pmh|no|nil|denies)\b", re.IGNORECASE)
 _OPEN_END: Final = frozenset(",(/&")
 _WANTS_MORE: Final = _words("""
     and or nor with of the a an to for in on at by from no denies denied without any his her my their as is was were has
@@ -169,6 +178,10 @@ _ANSWER_BEHIND: Final = re.compile(
     rf"|(?P<minus>[−-]{{1,2}})(?=[ \t,;.|/(]|\s*$)|[ \t](?P<apart>[−-]{{1,2}}){_STOP})",
     re.IGNORECASE,
 )
+# Two lines or pieces at least that end with nothing but N or Y: a form.
+_SINGLE_LETTERS: Final = re.compile(
+    r"[\w)][ \t]+[NYX][ \t]*[,;.\n|][^\n]{0,80}(?:\n[^\n]{0,80})?[\w)][ \t]+[NYX][ \t]*(?:[,;.\n|]|$)"
+)
 _BETWEEN_PIECES: Final = re.compile(r"[,;:|\n](?=\s|$)|[.?](?=\s)|[ ]{2}|\t")
 _LONGEST_PIECE: Final = 60
 _LETTERS_NEXT: Final = re.compile(r"[ \t]*[A-Za-z]")
@@ -177,6 +190,7 @@ _ROW: Final = re.compile(
     r"[ \t|;,?]*([A-Za-z][^\n:|.?!;,]{1,40}?)[ \t?]*(?:\.{2,}|\||\t|[ \t][-–—][ \t]|[ ]{2,})[ \t.|]*(?=\S)"
 )
 
+_IS_BEHIND: Final = re.compile(r"(?<=[\w)][ \t])[✗✘❌✓✔](?=[ \t]*(?:[,;.|(]|\s*$)|[ \t])")
 _CELL: Final = re.compile(r"(?<=\s)\|(?=\s)")
 _WORD_BOXES: Final = re.compile(
     r"(yes|no|y|n)\b[ \t]?\[[ \t]*([xX✓]?)[ \t]*\][ \t,/|]*(yes|no|y|n)\b[ \t]?\[[ \t]*([xX✓]?)[ \t]*\]", re.IGNORECASE
@@ -190,11 +204,15 @@ _SAYS_ITSELF: Final = re.compile(
     r"(?=(?:no|nil|denie[sd]|denying|negative|neg|without|not|never|has|had|is)\b)|\b(?=but\b)",
     re.IGNORECASE,
 )
-_END: Final = r"(?=[ \t]*(?:[.,;|!)]|$|\n|[ \t]{2}|[ \t][-–—(]|[A-Za-z][A-Za-z /]{0,30}:))"
+_END: Final = (
+    r"(?=[ \t]*(?:[.,;|!)]|$|\n|[ \t]{2}|[ \t][-–—(]|[A-Za-z][A-Za-z /]{0,30}:"
+    r"|[ ](?:over|since|today|yet|now|this|currently|at present|so far|overnight)\b))"
+)
 _SAID: Final = re.compile(
     r"[ \t]*(?:"
     r"(?P<no>Y[ ]?/[ ]?\(N\)|[✗✘❌]|0(?![\d./])|(?:none|nil|no|n|nope|neither|denies|denied|negative|neg|absent|never|"
-    r"not present|not at all|nothing)\b|"
+    r"not present|not at all|nothing|none of (?:these|the above|them)|not wanted|not keen|declined|refused|"
+    r"0 (?:episodes?|times|x))\b|x ?0(?![\d./])|"
     r"\(-\)|[-−–—∅](?![A-Za-z\d]))"
     r"|(?P<yes>\(Y\)[ ]?/[ ]?N\b|[✓✔]|(?:yes|y|yeah|yep|positive|pos|present|"
     r"endorses|endorsed|reported|admits)\b|\(\+\)|\+{1,3}(?![A-Za-z\d]))"
@@ -202,14 +220,15 @@ _SAID: Final = re.compile(
     re.IGNORECASE,
 )
 _ANSWER: Final = re.compile(
-    r"[ \t]*\n?[ \t]*(?:(?:a|ans|answer|pt|patient|reply|response)[ \t]*[:.)-][ \t]*|[a-z][a-z. ]{0,19}:[ \t]*"
+    r"[ \t]*\n?[ \t]*(?:(?:a|ans|answer|pt|patient|reply|response)[ \t]*[:.)-][ \t]*"
+    r"|(?-i:A)[ \t]+(?-i:(?=[A-Z]))|[a-z][a-z. ]{0,19}:[ \t]*"
     r"|[-–>]{1,3}[ \t]*)?(?:"
     r"(?P<no>(?:no|nope|nah|none|never|not really|not at all|denies|denied|negative|neg|n|nothing|absent|"
     r"i do ?n[o']?t|he does ?n[o']?t|she does ?n[o']?t|not that i know of)\b)"
     r"|(?P<yes>(?:yes|yeah|yep|yup|y|sure|sometimes|often|occasionally|a little|a bit|positive|endorses|i do|"
     r"present)\b)"
     r"|(?P<maybe>(?:maybe|possibly|perhaps|not sure|unsure|i do ?n[o']?t know|i think so|could be)\b)"
-    r")(?=[ \t]*(?:[.,;!\n]|$|[-–—]))",
+    r")(?=[ \t]*(?:[.,;!\n]|$|[-–—])|[ ](?:ma['’]?am|sir|doc|doctor|thanks|thank)\b)",
     re.IGNORECASE,
 )
 _SENTENCE_END: Final = re.compile(r"[.!?;](?=\s|$)")
@@ -266,6 +285,7 @@ class _Cutter:
         letter = next((sign for sign in text[:_FULL_LINE] if sign.isalpha()), "")
         # Where some lines begin with a plus, a dash at the begin of another is a minus.
         self._signed_lines = {"+", "-"} <= {found.group(1) for found in _SIGNED_LINE.finditer(text)}
+        self._in_single_letters = _SINGLE_LETTERS.search(text) is not None
         self._in_lower_case = letter.islower()  # a text that begins so says nothing by a line that does
         self._section: Section | None = None
         self._of_line = False  # the section ends with its line
@@ -307,12 +327,13 @@ class _Cutter:
             yield start, end
 
     def _goes_on(self, before: str, line: str, longest: int) -> bool:
-        if any(mark.match(line) for mark in (_BULLET, _BOX, _SIGN)) or _BOXED.search(before):
+        answers = before[-1] == "?" and _ANSWER.match(line) is not None
+        if not answers and any(mark.match(line) for mark in (_BULLET, _BOX, _SIGN, _BEGINS_ANEW)):
             return False
-        if before[-1] in _OPEN_END or (before[-1] == "?" and _ANSWER.match(line)):
+        if answers or before[-1] in _OPEN_END:
             return True
         first, last = line.split(None, 1)[0].lower(), before.rsplit(None, 1)[-1].lower()
-        if before[-1] in ".!?;:" or _key_of(line) is not None:
+        if before[-1] in ".!?;:" or _ANSWERED.search(before) or _key_of(line) is not None:
             return False
         if last in _WANTS_MORE and ":" not in before[-8:]:
             return True
@@ -345,9 +366,9 @@ class _Cutter:
             for first, stop in pairwise(bounds):
                 yield start + first, start + stop
             return
-        boxes = [found.start() for found in _BOX.finditer(line)]
-        if boxes:
-            cuts = [at for at in boxes if not _YES_NO_BOXES.match(line, _box_end(line, at))]
+        boxes = [found for found in _BOX.finditer(line) if _IS_BEHIND.match(line, found.start()) is None]
+        if boxes and _WORD_BOXES.search(line) is None:
+            cuts = [found.start() for found in boxes if not _YES_NO_BOXES.match(line, found.end())]
         if not cuts:
             bullet = _BULLET.match(line)
             after_key = _after_key(line)
@@ -424,7 +445,8 @@ class _Cutter:
         text = self._text
         found = list(_ANSWER_BEHIND.finditer(text, start, end))
         weak = sum(match.lastgroup in _WEAK for match in found)
-        if weak < _FEWEST_WEAK and not (weak and any(match["plus"] or match["plus_apart"] for match in found)):
+        certain = weak and any(match["plus"] or match["plus_apart"] for match in found)
+        if weak < _FEWEST_WEAK and not certain and not self._in_single_letters:
             found = [match for match in found if match.lastgroup not in _WEAK]
         pieces: list[tuple[int, int, Answer]] = []
         at = start
@@ -559,7 +581,8 @@ class _Cutter:
                 comma = text.rfind(",", begin, colon)
                 if comma >= 0 and _SAID.match(text, start) is None and self._after_colon(start):
                     begin = comma + 1
-            begin = _skip_marks(text, begin, colon)
+            bullet = _BULLET.match(text, begin, colon)
+            begin = _skip_marks(text, bullet.end() if bullet is not None else begin, colon)
             words = text[begin:colon].split()
             if not words or not words[0][0].isalpha():
                 continue
@@ -590,14 +613,13 @@ class _Cutter:
         at = start
         while (mark := text.find("?", at, stop)) >= 0:
             at = mark + 1
-            before = [found.end() for found in _SENTENCE_END.finditer(text, start, mark)]
-            begin = _skip(text, before[-1] if before else start)
-            boxes = _YesNo.read(text, mark + 1, end)
-            if boxes is not None and boxes[0] is not None:
-                return begin, boxes[1], boxes[0]
+            said, after = _YesNo.read(text, mark + 1, end) or (None, mark)
             answer = _ANSWER.match(text, mark + 1, min(end + 40, len(text)))
-            if answer is not None and answer.end() <= end:
-                return begin, answer.end(), _answer_of(answer)
+            if said is None and answer is not None and answer.end() <= end:
+                said, after = _answer_of(answer), answer.end()
+            if said is not None:
+                before = [found.end() for found in _SENTENCE_END.finditer(text, start, mark)]
+                return _skip(text, before[-1] if before else start), after, said
         return None
 
 

@@ -30,7 +30,15 @@ from training.ner import report as ner_report
 from training.ner.assertions import assertion_report, fit_head
 from training.ner.before import Before
 from training.ner.corpus import Corpus, MarkedLine
-from training.ner.evaluation import fit_calibration, report, scores_and_hits, shorthand_precision, site_report
+from training.ner.evaluation import (
+    expected_calibration_error,
+    fit_calibration,
+    relaxed_hits,
+    report,
+    scores_and_hits,
+    shorthand_precision,
+    site_report,
+)
 from training.ner.export import Tagger, export
 from training.ner.fit import FitConfig, fit
 from training.ner.row_quantisation import quantise
@@ -168,14 +176,19 @@ def _shortened(lines: Corpus, most: int | None) -> Corpus:
 
 def _judge(path: Path, tagger: Tagger, lines: Corpus, site: SiteCorpus | None) -> _Candidate:
     """Calibrate and weigh on the calibration lines, then measure on the held-out ones, and on those a site keeps."""
-    calibration = fit_calibration(*scores_and_hits(lines.calibration, tagger(_texts(lines.calibration))))
+    unscaled = tagger(_texts(lines.calibration))
+    calibration = fit_calibration(*scores_and_hits(lines.calibration, unscaled))
+    edges_aside = fit_calibration(*scores_and_hits(lines.calibration, unscaled, relaxed_hits))
     shorthand = shorthand_precision((*lines.training, *lines.calibration))
     spans = tagger(_texts(lines.heldout), calibration, shorthand)
     found = report(lines.heldout, spans)
     head = fit_head(lines.training, lines.calibration, tagger.opinions)
     if head is not None:
         found["assertion"] = assertion_report(lines.heldout, tagger.opinions, head)
-    raw = report(lines.heldout, tagger(_texts(lines.heldout)))
+    unscaled = tagger(_texts(lines.heldout))
+    raw = report(lines.heldout, unscaled)
+    scores, right = scores_and_hits(lines.heldout, unscaled, relaxed_hits)
+    found["edges_aside"] = asdict(edges_aside) | {"ece": expected_calibration_error(edges_aside(scores), right)}
     facts = {
         "f1_strict": found["f1_strict"]["f1"],
         "f1_relaxed": found["f1_relaxed"]["f1"],

@@ -134,13 +134,6 @@ def fit_calibration(raw: Floats, right: npt.NDArray[np.bool_]) -> Calibration:
     return Calibration(temperature=round(1 / slope, 6), bias=round(float(weights[1]), 6))
 
 
-def toward_unseen(usual: Calibration, unseen: Calibration) -> Calibration:
-    """Half way, in slope and bias, from the calibration of text that is like the training lines to that of text which
-    is not: a site's text is neither."""
-    slope = (1 / usual.temperature + 1 / unseen.temperature) / 2
-    return Calibration(round(1 / slope, 6), round((usual.bias + unseen.bias) / 2, 6))
-
-
 def _not_too_far(
     design: npt.NDArray[np.float64],
     target: npt.NDArray[np.float64],
@@ -197,8 +190,21 @@ def report(lines: Sequence[MarkedLine], found: Sequence[Sequence[ScoredSpan]]) -
             }
             for kind in ENTITY_TYPES
         },
+        "by_register": _by_register(lines, found),
         "ece": expected_calibration_error(scores, right),
         "lines": len(lines),
+    }
+
+
+def _by_register(lines: Sequence[MarkedLine], found: Sequence[Sequence[ScoredSpan]]) -> dict[str, Any]:
+    """Strict F1 by kind of text, as the lines' comments name it."""
+    groups: dict[str, list[int]] = {}
+    for at, line in enumerate(lines):
+        name = line.register.removeprefix("register:").split("|")[0].split(",")[0].strip() or "unnamed"
+        groups.setdefault(name, []).append(at)
+    return {
+        name: asdict(score([lines[at] for at in places], [found[at] for at in places])) | {"lines": len(places)}
+        for name, places in sorted(groups.items())
     }
 
 

@@ -191,12 +191,13 @@ sorts words, it judges nobody's health. Its answers can be wrong; a person reads
 On {metrics["lines"]} held-out lines ({strict["mentions"]} mentions) written apart from the training lines, by people
 of this project, not real records: entity F1 **{strict["f1"]:.3f}** strict (95 % interval {strict["f1_low"]:.3f} to
 {strict["f1_high"]:.3f}), {relaxed["f1"]:.3f} relaxed. Real notes differ; measure it on your own before relying on it.
-A score of 0.8 means right, type and both ends, in 8 of 10: expected calibration error {metrics["ece"]:.3f}.
+{_scores(metrics)}
 {_on_site(metrics)}
 | type | strict F1 | 95 % interval | relaxed F1 | mentions |
 |---|---|---|---|---|
 {rows}
 
+{_assertions(metrics)}
 ## What is served
 {_served(metrics)}
 
@@ -207,9 +208,48 @@ corpus {training["corpus_sha256"]}). {_calibrated_on(training)}
 Seed {training["seed"]}; code revision {training["revision"]}, SHA-256 {training["code_sha256"]}.
 
 ## What it cannot do
-English only. It sees no layout: tables and forms lose their columns. Severity, anatomy and vague spoken phrases are its
-weakest types. Assertion is by rules that see one sentence and its heading at a time.
+English only; an answer about a text that is surely in another language says so. It sees lines and the rows of simple
+forms, but no columns of a page. Severity, anatomy and vague spoken phrases are its weakest types. Assertion is its
+weakest side where a story tells what is over or planned without a word for it.
 """
+
+
+def _scores(metrics: Mapping[str, Any]) -> str:
+    said = f"""A score of 0.8 means right to the letter, type and both ends, in 8 of 10: expected calibration error
+{metrics["ece"]:.3f}."""
+    aside = metrics.get("edges_aside")
+    if aside is None:
+        return said
+    return f"""{said} Right but for its edges is another probability, of the same odds by
+sigmoid(odds / {aside["temperature"]:.3f} + {aside["bias"]:.3f}): expected calibration error {aside["ece"]:.3f}."""
+
+
+def _assertions(metrics: Mapping[str, Any]) -> str:
+    """How often the assertion of a marked mention is right."""
+    found = metrics.get("assertion")
+    if found is None:
+        return ""
+    ways = ("rules", "head", "together")
+    rows = "\n".join(
+        f"| {kind} | {found['together']['by_assertion'][kind]['mentions']} | "
+        + " | ".join(_share(found[way]["by_assertion"][kind]) for way in ways)
+        + " |"
+        for kind in get_args(Assertion)
+    )
+    return f"""Assertion, on {found["mentions"]} marked mentions of the same lines: what is answered weighs rules and the encoder's own
+opinion ("together"; 95 % intervals).
+
+| truth | mentions | rules alone | encoder alone | together |
+|---|---|---|---|---|
+{rows}
+| all | {found["mentions"]} | {" | ".join(_share(found[way]) for way in ways)} |
+"""
+
+
+def _share(found: Mapping[str, Any]) -> str:
+    if found["right"] is None:
+        return "none"
+    return f"{found['right']:.3f} ({found['low']:.3f} to {found['high']:.3f})"
 
 
 def _learnt_from(training: Mapping[str, Any]) -> str:
