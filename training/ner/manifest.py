@@ -236,7 +236,7 @@ def _assertions(metrics: Mapping[str, Any]) -> str:
         + " |"
         for kind in get_args(Assertion)
     )
-    return f"""Assertion, on {found["mentions"]} marked mentions of the same lines. What is answered weighs the rules and
+    return f"""Assertion, on {found["mentions"]} marked mentions of the same lines. What is answered weighs rules and
 the encoder's own opinion ("together"); 95 % intervals.
 
 | truth | mentions | rules alone | encoder alone | together |
