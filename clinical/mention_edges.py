@@ -1,4 +1,6 @@
-"""Where a mention ends against a negation: "didn't vomit" is a negation and "vomit", "can't sleep" is one symptom.
+"""Where a mention ends: against a negation, and against words that are no part of any.
+
+"didn't vomit" is a negation and "vomit", "can't sleep" is one symptom.
 
 A lost function is said with a negation that belongs to it, and there is no end of functions to lose; complaints are a
 closed class. So the negation goes out before a complaint and stays in before all else (GUIDELINE.md, boundary 3).
@@ -26,6 +28,31 @@ _COMPLAINT: Final = re.compile(
     r"swell|swollen|syncop|tender|tired|tingl|trembl|tremor|unwell|vertig|vomit|weak|wheez|winded|yellow)",
     re.IGNORECASE,
 )
+
+
+_TYPES_OF_AMOUNTS: Final = frozenset({"DOSAGE", "DURATION", "SEVERITY"})
+# Words that a mention never ends with, and of which alone it never consists.
+_JOINING: Final = r"(?:and|or|nor|but|with|of|the|a|an|in|on|at|to|for|from|by|is|was|has|had|have)"
+_FRAGMENT: Final = re.compile(
+    rf"(?:(?:{_JOINING}|feels?|feeling|felt|got|acute|chronic|can['’]?t|cannot|can|don['’]?t|do|not|no|kgs?|mg|mcg|ml|cm|mm"
+    r"|iv|po|im|sc|\d+(?:[.,/:]\d+)?)\b|[^\w])+",
+    re.IGNORECASE,
+)
+_LOOSE_END: Final = re.compile(rf"(?:[ ,;/&]+{_JOINING})+$", re.IGNORECASE)
+
+
+def without_fragments(text: str, found: Sequence[ScoredSpan]) -> list[ScoredSpan]:
+    """The mentions of `text` without those that are a unit, a number or a joining word, and without such an end."""
+    kept = []
+    for span in found:
+        if span.type in _TYPES_OF_AMOUNTS:
+            kept.append(span)
+            continue
+        loose = _LOOSE_END.search(text, span.start, span.end)
+        whole = span if loose is None else replace(span, end=loose.start())
+        if _FRAGMENT.fullmatch(text, whole.start, whole.end) is None:
+            kept.append(whole)
+    return kept
 
 
 def outside_negation(text: str, found: Sequence[ScoredSpan]) -> list[ScoredSpan]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from clinical.abbreviations import settle
 from clinical.entities import Calibration, Pieces, ScoredSpan, decode
 from clinical.labelling import Floats, LabelScheme
-from clinical.mention_edges import outside_negation
+from clinical.mention_edges import outside_negation, without_fragments
 from clinical.note_structure import Statement
 from clinical.shorthand import expand
 
@@ -26,6 +26,7 @@ def find(
     forms to the model.
     """
     found = outside_negation(text, decode(text, pieces, logits, scheme, calibration, parts=parts))
+    found = without_fragments(text, found)
     if shorthand is not None:
         found = expand(text, found, parts, shorthand)
     return settle(text, found)
