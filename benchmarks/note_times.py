@@ -20,8 +20,9 @@ from benchmarks.side_by_side import champions
 from clinical.abbreviations import settle
 from clinical.entities import ScoredSpan
 from clinical.language import not_english
+from clinical.markup import plain
 from clinical.medication_use import rule_on
-from clinical.note_structure import plain, statements
+from clinical.note_structure import statements
 from clinical.shorthand import expand
 from runners.ner import LONGEST_TEXT, NerRunner, Note
 

@@ -26,7 +26,9 @@ from clinical.assertion_triggers import (
     Trigger,
 )
 from clinical.entities import Assertion, By, Ruling
-from clinical.note_structure import Section, Statement, plain, statements
+from clinical.markup import plain
+from clinical.note_headings import Section
+from clinical.note_structure import Statement, statements
 
 _TOKEN = re.compile(r"[^\W_]+(?:['’][^\W_]+)*|\n|[^\w\s]|_")
 _WHEN_NEEDED = re.compile(r"\b(?:prn|p\.r\.n\.?|as needed|when needed|if needed)(?!\w)", re.IGNORECASE)

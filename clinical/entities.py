@@ -15,7 +15,8 @@ from typing import Any, Final, Literal, Protocol, Self, get_args
 import numpy as np
 
 from clinical.labelling import Floats, Ints, LabelScheme, likeliest_labels
-from clinical.note_structure import Statement, plain, statements
+from clinical.markup import plain
+from clinical.note_structure import Statement, statements
 
 EntityType = Literal[
     "SYMPTOM", "CONDITION", "MEDICATION", "TEST", "PROCEDURE", "ANATOMY", "SEVERITY", "DURATION", "DOSAGE"

@@ -6,195 +6,58 @@ of its own reaches to the next heading or blank line, one with something behind 
 on with the one before only where that one was left open: by a comma, a word that wants another, or by being full.
 
 Pure; time grows with the text and with nothing else; places are code points of the original, and the statements cover
-it once. Marked-up text keeps its places: tags and addresses of pages are blanks to whoever reads it by `plain`.
+it once. What is read is the text as `plain` of clinical.markup gives it.
 """
 
 import re
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Final, Literal, cast
+from typing import Final
 
-
-def _words(table: str) -> frozenset[str]:
-    return frozenset(table.split())
-
-
-Section = Literal[
-    "present illness",
-    "past",
-    "family",
-    "social",
-    "allergies",
-    "medications",
-    "review",
-    "exam",
-    "tests",
-    "assessment",
-    "plan",
-    "instructions",
-]
-Answer = Literal["yes", "no", "maybe"]
-
-_NAMES: Final[tuple[tuple[Section, str], ...]] = (
-    (
-        "present illness",
-        "history of present illness | history of the present illness | history of presenting complaint | hpi | hopi"
-        " | hpc | present illness | presenting complaint | chief complaint | chief complaints | cc | complaint"
-        " | complaints | reason for visit | reason for consult | reason for admission | current | currently"
-        " | current complaints | current symptoms | symptoms | interval history | subjective | s | today | now"
-        " | hospital course | course | events | hx | background and presenting complaint",
-    ),
-    (
-        "past",
-        "past medical history | past medical hx | past history | past hx | past medical and surgical history | pmh"
-        " | pmhx | pmhx and pshx | past surgical history | past surgical hx | psh | pshx | medical history"
-        " | surgical history | history | previous history | previous illnesses | past illnesses | prior history"
-        " | past conditions | obstetric history | childhood illnesses",
-    ),
-    ("family", "family history | family hx | family medical history | fh | fhx | fam hx | family"),
-    ("social", "social history | social hx | sh | shx | social | habits | lifestyle"),
-    (
-        "allergies",
-        "allergies | allergy | allergic | allergies and intolerances | drug allergies | all | allergic to | adrs",
-    ),
-    (
-        "medications",
-        "medications | medication | meds | current medications | current meds | home medications | home meds"
-        " | medication list | drugs | drug history | dh | dhx | rx | discharge medications | medicines | treatment"
-        " | outpatient medications | medications on admission | medications on discharge | prescriptions",
-    ),
-    (
-        "review",
-        "review of systems | review of symptoms | ros | systems review | system review | pertinent negatives"
-        " | pertinent positives | negatives | positives | associated symptoms",
-    ),
-    (
-        "exam",
-        "exam | examination | physical exam | physical examination | on examination | o/e | pe | objective | o"
-        " | vitals | vital signs | vs | findings | clinical findings",
-    ),
-    (
-        "tests",
-        "labs | laboratory | laboratory data | lab results | labs and imaging | imaging | results | investigations"
-        " | studies | tests | data | diagnostics | radiology | micro | microbiology",
-    ),
-    (
-        "assessment",
-        "assessment | impression | imp | diagnosis | diagnoses | dx | a | a/p | assessment and plan"
-        " | assessment/plan | problem list | problems | active problems | discharge diagnosis"
-        " | discharge diagnoses | final diagnosis | principal diagnosis | admitting diagnosis | summary",
-    ),
-    (
-        "plan",
-        "plan | p | plans | recommendations | recommendation | recs | rec | orders | adv | planned procedure | for gp"
-        " | due | action plan | follow up | follow-up"
-        " | disposition | to do",
-    ),
-    (
-        "instructions",
-        "instructions | discharge instructions | patient instructions | return precautions | precautions"
-        " | safety net | safety netting | advice | patient education | when to call | when to seek help | rtc"
-        " | return to clinic | return to clinic if | when to call us | call us if | call if | return if | return"
-        " | return for | come back if"
-        " | warning signs | red flags | red flag advice | safety net advice | seek care if | discharge advice",
-    ),
+from clinical.note_answers import (
+    ANSWER,
+    BOX,
+    CELL,
+    IS_BEHIND,
+    ROW,
+    SAID,
+    SIGN,
+    SINGLE_LETTERS,
+    WORD_BOXES,
+    YES_NO_BOXES,
+    Answer,
+    answer_of,
+    answers_behind,
+    signs_before,
+    skip,
+    yes_no_boxes,
 )
-SECTIONS: Final[dict[str, Section]] = {name.strip(): section for section, names in _NAMES for name in names.split("|")}
-# Headings that say of all behind them that it is not there, or may be.
-_VERDICTS: Final[tuple[tuple[Answer, str], ...]] = (
-    (
-        "no",
-        "denies | denied | negatives | neg | none | absent | no | pertinent negatives | negative for | neg for"
-        " | denies any | ros negative for | negative ros | not present | patient denies | pt denies"
-        " | no complaints of | relevant negatives",
-    ),
-    (
-        "maybe",
-        "ddx | dd | ddx includes | differential | differentials | differential diagnosis | differential diagnoses"
-        " | possible diagnoses | r/o | rule out | query | considered | to consider",
-    ),
-)
-_SAID_BY: Final[dict[str, Answer]] = {name.strip(): said for said, names in _VERDICTS for name in names.split("|")}
-# Headings of a review of systems or of an examination: they go on with the section that they stand in.
-_ORGANS: Final = _words("""
-    skin neuro neurologic neurological cns gi gu cv cvs cardiac cardiovascular resp respiratory pulm pulmonary lungs
-    chest heart heent head eyes ears nose throat ent neck msk musculoskeletal extremities ext abd abdomen abdominal
-    psych psychiatric constitutional general gen endo endocrine heme hematologic lymph derm genitourinary
-    gastrointestinal back limbs mouth breast vascular rectal pelvic mental
-""")
+from clinical.note_headings import ORGANS, SAID_BY, SECTIONS, Section, word_set
 
 _LONGEST_KEY: Final = 60
 _MOST_KEY_WORDS: Final = 10
 _FULL_LINE: Final = 60
 _FULL_WITH_NAME: Final = 68
 _LONG_LINE: Final = 40
-_FEWEST_WEAK: Final = 2
-_WEAK: Final = frozenset({"minus", "apart", "weak_no", "weak_yes"})
-_YES: Final = frozenset({"yes", "said_yes", "plus", "plus_apart", "weak_yes"})
-
-_ADDRESS: Final = re.compile(r"(?:https?://|www\.)\S{1,2000}")
-_BLOCKS: Final = _words("""
-    br p li div tr td th ul ol table h1 h2 h3 h4 h5 h6 hr
-""")
-_TAG: Final = re.compile(
-    r"</?([A-Za-z][A-Za-z0-9]{0,20})(?:\s[^<>\n]{0,300})?/?>|<!--[^<>]{0,300}-->|&(?:[a-z]{2,8}|#\d{1,6});"
-)
-_RTF: Final = re.compile(r"\\(par|line|pard|tab)?(?:[a-z]{1,32})?-?\d{0,10}(?: |(?=[\\{}\s]))|\\'[0-9a-fA-F]{2}|[{}]")
-_RTF_SIGN: Final = re.compile(r"\\(?:rtf\d|par\b|b0?\b|fs\d)")
-
 _LINE: Final = re.compile(r"[^\n]*\n|[^\n]+")
 _BULLET: Final = re.compile(r"[ \t]*(?:[-*•·‣▪◦–—>]|\d{1,2}[.)]|[a-h][.)])[ \t]+(?=\S)")
 _INNER_BULLET: Final = re.compile(r"(?<=[\s])[-*•·‣▪◦–—](?=[ \t]+\S)")
 _INNER_NUMBER: Final = re.compile(r"(?<=[\s])\d{1,2}[.)](?=[ \t]+\S)")
-_BOX: Final = re.compile(r"\[[ \t]*([xX✓✔*])?[ \t]*\]|([☑☒✓✔■])|[☐□✗✘]|\(([xX ])\)(?=[ \t]*[A-Za-z])")
-_YES_NO_BOXES: Final = re.compile(r"[ \t:]*(yes|no|y|n)\b[ \t,/|]*", re.IGNORECASE)
 # A line that ends with an answer is done, and one that begins so says something of its own.
 _ANSWERED: Final = re.compile(
-    rf"(?:{_BOX.pattern})[ \t]*(?:yes|no|y|n)[ \t]*$|(?:yes|no|y|n)[ \t]?\[[xX ]?\]$|[\s\w)][+−-]{{1,3}}$|[✗✘❌✓✔]$"
+    rf"(?:{BOX.pattern})[ \t]*(?:yes|no|y|n)[ \t]*$|(?:yes|no|y|n)[ \t]?\[[xX ]?\]$|[\s\w)][+−-]{{1,3}}$|[✗✘❌✓✔]$"
     r"|\b(?:nil|none|yes|neg|negative|pos|positive|denied|[+-]ve)$|(?:[:|?.\t]|[ ][-–—]|[ ]{2})[ \t]*(?:no|n|y|denies)$"
     r"|^.{0,32}[ ]no$",
     re.IGNORECASE,
 )
 _BEGINS_ANEW: Final = re.compile(r"(?:[hcrs]/o|k/c/o|s/p|o/e|c/w|hx|pmh|no|nil|denies)\b", re.IGNORECASE)
 _OPEN_END: Final = frozenset(",(/&")
-_WANTS_MORE: Final = _words("""
+_WANTS_MORE: Final = word_set("""
     and or nor with of the a an to for in on at by from no denies denied without any his her my their as is was were has
     had have not than but that which who because since while plus vs including
 """)
-_GOES_ON: Final = _words("and or nor but because which that who than although")
-_SIGN: Final = re.compile(r"(?:(?<=[\s,;:(])|^)(?:\(([+-])\)|([+−-])(?=[ \t]?[A-Za-z]))")
-_CLEAR_SIGN: Final = re.compile(r"\([+-]\)|(?<![\w+-])[+−-]ve\b", re.IGNORECASE)
-# Behind the finding: "rash (-), itching (+)", "N+ V+ D-", "guarding -ve", "slough nil", "fever n", "jaundice ✗".
-_STOP: Final = r"(?=[ \t]*(?:[,;.|/(]|[ \t]{2}|\s*$))"
-_ANSWER_BEHIND: Final = re.compile(
-    r"(?<=[\w)\]>])(?:"
-    r"[ \t]*(?P<no>\(-\)|[−-]ve\b|\((?:no|nil|none|n|neg)\)|[✗✘❌](?=\s|$|[,;.|]))"
-    r"|[ \t]*(?P<yes>\(\+\)|\+ve\b|\((?:yes|y|pos)\)|[✓✔](?=\s|$|[,;.|]))"
-    rf"|(?<!were)(?<!was)(?<!are)(?<!\bis)(?<!been)(?<!not)(?<!be)[ \t]+(?:"
-    rf"(?P<said_no>nil|none|absent|neg|denies|denied|not[ ]present|not[ ]seen){_STOP}"
-    rf"|(?P<said_yes>yes|present|pos){_STOP}|(?P<weak_no>no|n|x|0){_STOP}|(?P<weak_yes>y){_STOP})"
-    rf"|(?P<plus>\+{{1,3}})(?=[ \t,;.|/(]|\s*$)|[ \t](?P<plus_apart>\+{{1,3}}){_STOP}"
-    rf"|(?P<minus>[−-]{{1,2}})(?=[ \t,;.|/(]|\s*$)|[ \t](?P<apart>[−-]{{1,2}}){_STOP})",
-    re.IGNORECASE,
-)
-# Two lines or pieces at least that end with nothing but N or Y: a form.
-_SINGLE_LETTERS: Final = re.compile(
-    r"[\w)][ \t]+[NYX][ \t]*[,;.\n|][^\n]{0,80}(?:\n[^\n]{0,80})?[\w)][ \t]+[NYX][ \t]*(?:[,;.\n|]|$)"
-)
-_BETWEEN_PIECES: Final = re.compile(r"[,;:|\n](?=\s|$)|[.?](?=\s)|[ ]{2}|\t")
-_LONGEST_PIECE: Final = 60
-_LETTERS_NEXT: Final = re.compile(r"[ \t]*[A-Za-z]")
-# A row of a table or of a form: "Fever ..... no", "Cough | yes", "Rash - denied".
-_ROW: Final = re.compile(
-    r"[ \t|;,?]*([A-Za-z][^\n:|.?!;,]{1,40}?)[ \t?]*(?:\.{2,}|\||\t|[ \t][-–—][ \t]|[ ]{2,})[ \t.|]*(?=\S)"
-)
-
-_IS_BEHIND: Final = re.compile(r"(?<=[\w)][ \t])[✗✘❌✓✔](?=[ \t]*(?:[,;.|(]|\s*$)|[ \t])")
-_CELL: Final = re.compile(r"(?<=\s)\|(?=\s)")
-_WORD_BOXES: Final = re.compile(
-    r"(yes|no|y|n)\b[ \t]?\[[ \t]*([xX✓]?)[ \t]*\][ \t,/|]*(yes|no|y|n)\b[ \t]?\[[ \t]*([xX✓]?)[ \t]*\]", re.IGNORECASE
-)
+_GOES_ON: Final = word_set("and or nor but because which that who than although")
 _SIGNED_LINE: Final = re.compile(r"^[ \t]*([+-])[ \t]?[A-Za-z]", re.MULTILINE)
 _SIGN_OF_LINE: Final = re.compile(r"[ \t]*([+−-])[ \t]?(?=[A-Za-z])(?!ve\b)")
 _AROUND_NAME: Final = " \t\r\n*=_#[]()-–—.:"
@@ -204,35 +67,7 @@ _SAYS_ITSELF: Final = re.compile(
     r"(?=(?:no|nil|denie[sd]|denying|negative|neg|without|not|never|has|had|is)\b)|\b(?=but\b)",
     re.IGNORECASE,
 )
-_END: Final = (
-    r"(?=[ \t]*(?:[.,;|!)]|$|\n|[ \t]{2}|[ \t][-–—(]|[A-Za-z][A-Za-z /]{0,30}:"
-    r"|[ ](?:over|since|today|yet|now|this|currently|at present|so far|overnight)\b))"
-)
-_SAID: Final = re.compile(
-    r"[ \t]*(?:"
-    r"(?P<no>Y[ ]?/[ ]?\(N\)|[✗✘❌]|0(?![\d./])|(?:none|nil|no|n|nope|neither|denies|denied|negative|neg|absent|never|"
-    r"not present|not at all|nothing|none of (?:these|the above|them)|not wanted|not keen|declined|refused|"
-    r"0 (?:episodes?|times|x))\b|x ?0(?![\d./])|"
-    r"\(-\)|[-−–—∅](?![A-Za-z\d]))"
-    r"|(?P<yes>\(Y\)[ ]?/[ ]?N\b|[✓✔]|(?:yes|y|yeah|yep|positive|pos|present|"
-    r"endorses|endorsed|reported|admits)\b|\(\+\)|\+{1,3}(?![A-Za-z\d]))"
-    r"|(?P<maybe>(?:maybe|possible|possibly|unsure|unclear|unknown|not sure|equivocal)\b|\?))" + _END,
-    re.IGNORECASE,
-)
-_ANSWER: Final = re.compile(
-    r"[ \t]*\n?[ \t]*(?:(?:a|ans|answer|pt|patient|reply|response)[ \t]*[:.)-][ \t]*"
-    r"|(?-i:A)[ \t]+(?-i:(?=[A-Z]))|[a-z][a-z. ]{0,19}:[ \t]*"
-    r"|[-–>]{1,3}[ \t]*)?(?:"
-    r"(?P<no>(?:no|nope|nah|none|never|not really|not at all|denies|denied|negative|neg|n|nothing|absent|"
-    r"i do ?n[o']?t|he does ?n[o']?t|she does ?n[o']?t|not that i know of)\b)"
-    r"|(?P<yes>(?:yes|yeah|yep|yup|y|sure|sometimes|often|occasionally|a little|a bit|positive|endorses|i do|"
-    r"present)\b)"
-    r"|(?P<maybe>(?:maybe|possibly|perhaps|not sure|unsure|i do ?n[o']?t know|i think so|could be)\b)"
-    r")(?=[ \t]*(?:[.,;!\n]|$|[-–—])|[ ](?:ma['’]?am|sir|doc|doctor|thanks|thank)\b)",
-    re.IGNORECASE,
-)
 _SENTENCE_END: Final = re.compile(r"[.!?;](?=\s|$)")
-_SPACE: Final = re.compile(r"\s*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,27 +86,6 @@ class Statement:
     asked: bool = False
 
 
-def plain(text: str) -> str:
-    """The text with every sign of markup and every address of a page as blanks, so that all places stay as they are."""
-    if "://" in text or "www." in text:
-        text = _ADDRESS.sub(lambda found: " " * len(found.group()), text)
-    if ("<" in text and ">" in text) or "&" in text:
-        text = _TAG.sub(_blank_tag, text)
-    if "\\" in text and _RTF_SIGN.search(text):
-        text = _RTF.sub(_blank_word, text)
-    return text
-
-
-def _blank_tag(found: re.Match[str]) -> str:
-    breaks = (found.group(1) or "").lower() in _BLOCKS
-    return ("\n" if breaks else " ") + " " * (len(found.group()) - 1)
-
-
-def _blank_word(found: re.Match[str]) -> str:
-    breaks = found.group(1) in ("par", "line") and not found.group().startswith("\\pard")
-    return ("\n" if breaks else " ") + " " * (len(found.group()) - 1)
-
-
 def statements(text: str) -> list[Statement]:
     """What the text says, in order. `text` is as `plain` gives it."""
     return list(_Cutter(text).statements())
@@ -285,7 +99,7 @@ class _Cutter:
         letter = next((sign for sign in text[:_FULL_LINE] if sign.isalpha()), "")
         # Where some lines begin with a plus, a dash at the begin of another is a minus.
         self._signed_lines = {"+", "-"} <= {found.group(1) for found in _SIGNED_LINE.finditer(text)}
-        self._in_single_letters = _SINGLE_LETTERS.search(text) is not None
+        self._in_single_letters = SINGLE_LETTERS.search(text) is not None
         self._in_lower_case = letter.islower()  # a text that begins so says nothing by a line that does
         self._section: Section | None = None
         self._of_line = False  # the section ends with its line
@@ -327,8 +141,8 @@ class _Cutter:
             yield start, end
 
     def _goes_on(self, before: str, line: str, longest: int) -> bool:
-        answers = before[-1] == "?" and _ANSWER.match(line) is not None
-        if not answers and any(mark.match(line) for mark in (_BULLET, _BOX, _SIGN, _BEGINS_ANEW)):
+        answers = before[-1] == "?" and ANSWER.match(line) is not None
+        if not answers and any(mark.match(line) for mark in (_BULLET, BOX, SIGN, _BEGINS_ANEW)):
             return False
         if answers or before[-1] in _OPEN_END:
             return True
@@ -348,7 +162,7 @@ class _Cutter:
         if self._of_line:
             self._section, self._of_line = None, False
         heading = self._text[start:end].strip(_AROUND_NAME)
-        if 1 < len(heading) <= _LONGEST_KEY and (_name(heading) in SECTIONS or _name(heading) in _SAID_BY):
+        if 1 < len(heading) <= _LONGEST_KEY and (_name(heading) in SECTIONS or _name(heading) in SAID_BY):
             self._enter(_name(heading), alone=True)
             yield Statement(start, end, self._section, end)
             return
@@ -360,38 +174,38 @@ class _Cutter:
         text = self._text
         line = text[start:end]
         cuts: list[int] = []
-        cells = [found.start() for found in _CELL.finditer(line) if _SAID.match(line, found.end()) is None]
+        cells = [found.start() for found in CELL.finditer(line) if SAID.match(line, found.end()) is None]
         if cells:
             bounds = [0, *cells, len(line)]
             for first, stop in pairwise(bounds):
                 yield start + first, start + stop
             return
-        boxes = [found for found in _BOX.finditer(line) if _IS_BEHIND.match(line, found.start()) is None]
-        if boxes and _WORD_BOXES.search(line) is None:
-            cuts = [found.start() for found in boxes if not _YES_NO_BOXES.match(line, found.end())]
+        boxes = [found for found in BOX.finditer(line) if IS_BEHIND.match(line, found.start()) is None]
+        if boxes and WORD_BOXES.search(line) is None:
+            cuts = [found.start() for found in boxes if not YES_NO_BOXES.match(line, found.end())]
         if not cuts:
             bullet = _BULLET.match(line)
             after_key = _after_key(line)
             listed = bullet is not None or (after_key is not None and _BULLET.match(line, after_key) is not None)
             if listed:
                 inner = _INNER_NUMBER if _numbered(line, 0 if bullet else after_key or 0) else _INNER_BULLET
-                cuts = [found.start() for found in inner.finditer(line) if not _SAID.match(line, found.end())]
+                cuts = [found.start() for found in inner.finditer(line) if not SAID.match(line, found.end())]
         bounds = [0, *(at for at in cuts if at > 0), len(line)]
         for first, stop in pairwise(bounds):
             yield start + first, start + stop
 
     def _item(self, start: int, end: int) -> Iterator[Statement]:
         text = self._text
-        box = _BOX.match(text, _skip(text, start), end)
-        if box is not None and not _YES_NO_BOXES.match(text, box.end()):
+        box = BOX.match(text, skip(text, start), end)
+        if box is not None and not YES_NO_BOXES.match(text, box.end()):
             ticked = any(group and group.strip() for group in box.groups())
             yield Statement(start, end, self._section, box.end(), "yes" if ticked else "no")
             return
         sign = _SIGN_OF_LINE.match(text, start, end) if self._signed_lines and _begins_line(text, start) else None
-        if sign is not None and not self._signs(sign.end(), end):
+        if sign is not None and not signs_before(self._text, sign.end(), end):
             yield from self._signed(start, end, [(start, "yes" if sign.group(1) == "+" else "no")])
             return
-        boxes = _WORD_BOXES.search(text, start, end)
+        boxes = WORD_BOXES.search(text, start, end)
         if boxes is not None and bool(boxes[2]) != bool(boxes[4]):
             word = boxes[1] if boxes[2] else boxes[3]
             yield Statement(
@@ -400,20 +214,18 @@ class _Cutter:
             if boxes.end() < end:
                 yield from self._spoken(boxes.end(), end)
             return
-        pair = next(
-            (found for found in _BOX.finditer(text, start, end) if _YES_NO_BOXES.match(text, found.end())), None
-        )
+        pair = next((found for found in BOX.finditer(text, start, end) if YES_NO_BOXES.match(text, found.end())), None)
         if pair is not None and ":" not in text[start : pair.start()]:
-            said, after = _YesNo.read(text, pair.start(), end) or (None, pair.end())
+            said, after = yes_no_boxes(text, pair.start(), end) or (None, pair.end())
             yield Statement(start, after, self._section, start, said, asked=True)
             if after < end:
                 yield from self._item(after, end)
             return
-        signs = self._signs(start, end)
+        signs = signs_before(self._text, start, end)
         if signs:
             yield from self._signed(start, end, signs)
             return
-        behind = self._answers_behind(start, end)
+        behind = answers_behind(text, start, end, weak_too=self._in_single_letters)
         at = start
         for first, stop, answer in behind:
             if first > at:
@@ -437,45 +249,6 @@ class _Cutter:
             if until < stop:
                 yield from self._spoken(until, stop)
 
-    def _answers_behind(self, start: int, end: int) -> list[tuple[int, int, Answer]]:
-        """Findings with their answer behind them: where each begins, where its answer ends, and what that is.
-
-        What is a word of its own as well (no, n, x, a dash) counts where there are several.
-        """
-        text = self._text
-        found = list(_ANSWER_BEHIND.finditer(text, start, end))
-        weak = sum(match.lastgroup in _WEAK for match in found)
-        certain = weak and any(match["plus"] or match["plus_apart"] for match in found)
-        if weak < _FEWEST_WEAK and not certain and not self._in_single_letters:
-            found = [match for match in found if match.lastgroup not in _WEAK]
-        pieces: list[tuple[int, int, Answer]] = []
-        at = start
-        for match in found:
-            cuts = [piece.end() for piece in _BETWEEN_PIECES.finditer(text, at, match.start())]
-            first = _skip(text, cuts[-1] if cuts else at)
-            if first < match.start() and match.start() - first <= _LONGEST_PIECE:
-                pieces.append((first, match.end(), "yes" if match.lastgroup in _YES else "no"))
-            at = match.end()
-        return pieces
-
-    def _signs(self, start: int, end: int) -> list[tuple[int, Answer]]:
-        """Plus and minus before findings: in brackets always; bare only where both are there, else they are bullets."""
-        line = self._text[start:end]
-        if _signs_stand_behind(line):
-            return []
-        found = [
-            (match.start(), match.group(1) or match.group(2), bool(match.group(1))) for match in _SIGN.finditer(line)
-        ]
-        if not found:
-            return []
-        bare = {sign for _, sign, bracketed in found if not bracketed}
-        both = "+" in bare and len(bare) > 1
-        return [
-            (start + at, "yes" if sign == "+" else "no")
-            for at, sign, bracketed in found
-            if bracketed or both or sign == "+"
-        ]
-
     def _spoken(self, start: int, end: int) -> Iterator[Statement]:
         """Cut at keys with their values and at questions with their answers."""
         at = start
@@ -486,7 +259,7 @@ class _Cutter:
                 at = row.end
                 continue
             if (dash := self._heading_with_dash(at, end)) is not None:
-                at = yield from self._keyed(_skip(self._text, at), dash, end)
+                at = yield from self._keyed(skip(self._text, at), dash, end)
                 continue
             key = self._next_key(at, end)
             question = self._next_question(at, key[1] if key is not None else end, end)
@@ -507,15 +280,15 @@ class _Cutter:
 
     def _row(self, start: int, end: int) -> Statement | None:
         """A row of a form that begins here, with nothing but its answer behind the name."""
-        row = _ROW.match(self._text, start, end)
-        said = _SAID.match(self._text, row.end(), end) if row is not None else None
+        row = ROW.match(self._text, start, end)
+        said = SAID.match(self._text, row.end(), end) if row is not None else None
         if row is None or said is None:
             return None
-        return Statement(start, said.end(), self._section, start, _answer_of(said))
+        return Statement(start, said.end(), self._section, start, answer_of(said))
 
     def _heading_with_dash(self, start: int, end: int) -> int | None:
         """Where the dash stands of "PMH - asthma" that begins here."""
-        row = _ROW.match(self._text, start, end)
+        row = ROW.match(self._text, start, end)
         return row.end(1) if row is not None and _name(row.group(1)) in SECTIONS else None
 
     def _keyed(self, label: int, colon: int, end: int) -> Generator[Statement, None, int]:
@@ -524,10 +297,10 @@ class _Cutter:
         name = _name(text[label:colon])
         alone = _skip_marks(text, colon, end) >= end
         self._enter(name, alone=alone)
-        if name in _SAID_BY and not alone:
+        if name in SAID_BY and not alone:
             sentence = _SENTENCE_END.search(text, colon + 1, end)
             stop = min(sentence.end() if sentence else end, (self._next_key(colon + 1, end) or (end, end))[0])
-            yield Statement(label, stop, self._section, label, _SAID_BY[name])
+            yield Statement(label, stop, self._section, label, SAID_BY[name])
             return stop
         said, after = self._said(colon + 1, end)
         if said is not None:
@@ -546,20 +319,20 @@ class _Cutter:
     def _said(self, start: int, end: int) -> tuple[Answer | None, int]:
         """What stands behind a colon, where it is nothing but an answer; and where that ends."""
         text = self._text
-        boxes = _YesNo.read(text, start, end)
+        boxes = yes_no_boxes(text, start, end)
         if boxes is not None:
             return boxes
-        found = _SAID.match(text, start, end)
+        found = SAID.match(text, start, end)
         if found is None:
             return None, start
-        return _answer_of(found), found.end()
+        return answer_of(found), found.end()
 
     def _enter(self, name: str, *, alone: bool) -> None:
         section = SECTIONS.get(name)
-        self._under = _SAID_BY.get(name) if alone else None
+        self._under = SAID_BY.get(name) if alone else None
         if section is not None:
             self._section, self._of_line = section, not alone
-        elif name in _ORGANS:
+        elif name in ORGANS:
             if self._section not in ("review", "exam"):
                 self._section = None
         elif self._of_line:
@@ -579,7 +352,7 @@ class _Cutter:
             begin = low + (ends[-1] if ends else 0)
             if start > 0 and low == start and not ends:
                 comma = text.rfind(",", begin, colon)
-                if comma >= 0 and _SAID.match(text, start) is None and self._after_colon(start):
+                if comma >= 0 and SAID.match(text, start) is None and self._after_colon(start):
                     begin = comma + 1
             bullet = _BULLET.match(text, begin, colon)
             begin = _skip_marks(text, bullet.end() if bullet is not None else begin, colon)
@@ -613,53 +386,18 @@ class _Cutter:
         at = start
         while (mark := text.find("?", at, stop)) >= 0:
             at = mark + 1
-            said, after = _YesNo.read(text, mark + 1, end) or (None, mark)
-            answer = _ANSWER.match(text, mark + 1, min(end + 40, len(text)))
+            said, after = yes_no_boxes(text, mark + 1, end) or (None, mark)
+            answer = ANSWER.match(text, mark + 1, min(end + 40, len(text)))
             if said is None and answer is not None and answer.end() <= end:
-                said, after = _answer_of(answer), answer.end()
+                said, after = answer_of(answer), answer.end()
             if said is not None:
                 before = [found.end() for found in _SENTENCE_END.finditer(text, start, mark)]
-                return _skip(text, before[-1] if before else start), after, said
+                return skip(text, before[-1] if before else start), after, said
         return None
-
-
-class _YesNo:
-    """Boxes for yes and no behind a key, as forms have them."""
-
-    @staticmethod
-    def read(text: str, start: int, end: int) -> tuple[Answer | None, int] | None:
-        at = _skip(text, start)
-        ticked: Answer | None = None
-        seen = 0
-        while (box := _BOX.match(text, at, end)) is not None:
-            word = _YES_NO_BOXES.match(text, box.end(), end)
-            if word is None:
-                break
-            seen += 1
-            if any(group and group.strip() for group in box.groups()):
-                ticked = "yes" if word.group(1).lower().startswith("y") else "no"
-            at = word.end()
-        return (ticked, at) if seen else None
-
-
-def _signs_stand_behind(line: str) -> bool:
-    """Whether signs that are surely some follow their findings: after the last one nothing is named."""
-    ends = [found.end() for found in _CLEAR_SIGN.finditer(line)]
-    return bool(ends) and _LETTERS_NEXT.match(line, ends[-1]) is None
 
 
 def _begins_line(text: str, at: int) -> bool:
     return not text[max(text.rfind("\n", 0, at), 0) : at].strip()
-
-
-def _answer_of(found: re.Match[str]) -> Answer:
-    return cast(Answer, found.lastgroup)
-
-
-def _box_end(line: str, at: int) -> int:
-    found = _BOX.match(line, at)
-    assert found is not None
-    return found.end()
 
 
 def _numbered(line: str, at: int) -> bool:
@@ -682,11 +420,6 @@ def _key_of(line: str) -> str | None:
 
 def _name(words: str) -> str:
     return " ".join(words.lower().replace("*", " ").replace("_", " ").split())
-
-
-def _skip(text: str, at: int) -> int:
-    found = _SPACE.match(text, at)
-    return found.end() if found is not None else at
 
 
 def _skip_marks(text: str, at: int, end: int) -> int:

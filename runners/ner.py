@@ -33,9 +33,10 @@ from clinical.entities import (
 from clinical.label_mapping import LabelMapping
 from clinical.labelling import Floats, LabelScheme
 from clinical.language import not_english
+from clinical.markup import plain
 from clinical.medication_use import rule_on, use_under
 from clinical.mentions import find
-from clinical.note_structure import plain, statements
+from clinical.note_structure import statements
 from clinical.tokenizing import TokenizerForm
 from errors import FieldFault, InvalidInput, SetupError
 from runners.onnx_session import open_session
@@ -43,18 +44,9 @@ from runners.runner import Prediction
 
 # What this code makes of a model's scores, by the text of the code: under other rules an old answer is not given again.
 _RULE_FILES: Final = (
-    *("abbreviations", "assertion", "assertion_head", "assertion_scope", "assertion_triggers"),
-    *(
-        "entities",
-        "labelling",
-        "language",
-        "medication_use",
-        "mention_edges",
-        "mentions",
-        "note_structure",
-        "shorthand",
-        "tokenizing",
-    ),
+    *("abbreviations", "assertion", "assertion_head", "assertion_scope", "assertion_triggers", "entities", "labelling"),
+    *("language", "markup", "medication_use", "mention_edges", "mentions", "note_answers", "note_headings"),
+    *("note_structure", "shorthand", "tokenizing"),
 )
 RULES: Final = hashlib.sha256(
     b"".join(Path(wellness.__file__).with_name(f"{name}.py").read_bytes() for name in _RULE_FILES)

@@ -20,6 +20,8 @@ SAYS_SOMETHING_TO_CLIENTS = ("access", "api", "audit", "inference", "monitoring"
 VOCABULARY = {
     "clinical/assertion_triggers.py",
     "clinical/language.py",
+    "clinical/note_answers.py",
+    "clinical/note_headings.py",
     "clinical/note_structure.py",
     "clinical/shorthand.py",
     "clinical/wellness.py",

@@ -3,8 +3,9 @@
 import pytest
 
 from clinical.entities import Assertion
+from clinical.markup import plain
 from clinical.medication_use import rule_on
-from clinical.note_structure import plain, statements
+from clinical.note_structure import statements
 from tests.unit.test_assertion import Marked
 
 _LETTER: dict[str, Assertion] = {

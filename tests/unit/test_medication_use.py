@@ -3,8 +3,9 @@
 import pytest
 
 from clinical.assertion import classify
+from clinical.markup import plain
 from clinical.medication_use import use_of
-from clinical.note_structure import plain, statements
+from clinical.note_structure import statements
 from tests.unit.test_assertion import marks
 
 TAKEN, STOPPED, HELD = ("taken", "present"), ("stopped", "historical"), ("held", "historical")

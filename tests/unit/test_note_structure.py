@@ -4,7 +4,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from clinical.note_structure import plain, statements
+from clinical.markup import plain
+from clinical.note_structure import statements
 
 PIECES = st.sampled_from(
     [

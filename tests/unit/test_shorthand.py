@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clinical.entities import ENTITY_TYPES, ScoredSpan
-from clinical.note_structure import plain, statements
+from clinical.markup import plain
+from clinical.note_structure import statements
 from clinical.shorthand import TABLE, expand
 
 RIGHT = 0.93

@@ -12,8 +12,9 @@ import numpy as np
 from clinical.assertion_head import BY, AssertionHead
 from clinical.entities import ASSERTED, ASSERTIONS, Assertion, Ruling
 from clinical.labelling import Floats
+from clinical.markup import plain
 from clinical.medication_use import rule_on
-from clinical.note_structure import plain, statements
+from clinical.note_structure import statements
 from training.ner.corpus import MarkedLine, Mention
 
 Opinions = Callable[[str, Sequence[Mention]], Floats]

@@ -13,7 +13,8 @@ import numpy.typing as npt
 
 from clinical.entities import ENTITY_TYPES, Calibration, ScoredSpan
 from clinical.labelling import Floats
-from clinical.note_structure import plain, statements
+from clinical.markup import plain
+from clinical.note_structure import statements
 from clinical.shorthand import expand
 from training.ner.corpus import MarkedLine, Mention
 from training.ner.site_corpus import SiteCorpus

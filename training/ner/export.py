@@ -21,8 +21,9 @@ from torch.jit._trace import TracerWarning
 from clinical.assertion_head import opinions
 from clinical.entities import Calibration, Pieces, ScoredSpan, join_windows, windows
 from clinical.labelling import Floats, LabelScheme
+from clinical.markup import plain
 from clinical.mentions import find
-from clinical.note_structure import plain, statements
+from clinical.note_structure import statements
 from clinical.tokenizing import TokenizerForm
 from errors import SetupError
 from training.ner.corpus import Mention
