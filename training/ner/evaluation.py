@@ -156,13 +156,21 @@ def _not_too_far(
 
 
 def shorthand_precision(lines: Sequence[MarkedLine]) -> float:
-    """How often the table of short forms is right about what it would add to marked lines (Laplace's estimate)."""
+    """How often the table of short forms is right about what it would add to marked lines (Laplace's estimate).
+
+    What lies inside a longer mention would not be added where that is found, and is not counted.
+    """
     right = total = 0
     for line in lines:
         text = plain(line.text)
         added = expand(text, [], statements(text), 1.0)
-        right += sum(strict_hits(line.mentions, added))
-        total += len(added)
+        for span, hit in zip(added, strict_hits(line.mentions, added), strict=True):
+            inside = any(
+                one.start <= span.start and span.end <= one.end and one.end - one.start > span.end - span.start
+                for one in line.mentions
+            )
+            right += hit
+            total += not inside
     return round((right + 1) / (total + 2), 4)
 
 
