@@ -64,7 +64,7 @@ def test_a_second_equal_call_is_answered_from_the_cache_and_recorded_again(api: 
     shown = [api.get(f"/predictions/{answer['prediction_id']}").json() for answer in (first, second)]
     assert [record["cache_hit"] for record in shown] == [False, True]
     assert shown[0]["input_data"] == body
-    assert shown[0]["result"] == {"entities": first["entities"], "rules": RULES}
+    assert shown[0]["result"] == {"entities": first["entities"], "language": "en", "rules": RULES}
 
 
 def test_without_the_cache_nothing_is_read_or_written(api: httpx.Client) -> None:

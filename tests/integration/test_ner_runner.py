@@ -73,8 +73,36 @@ def test_results_fit_the_manifests_schema(runner: NerRunner, ner_model: StoredMo
 
 def test_nothing_found_is_an_answer_without_confidence(runner: NerRunner) -> None:
     (prediction,) = runner.run([Note("The meeting is on the second floor.")])
-    assert prediction.result == {"entities": {"SYMPTOM": [], "MEDICATION": [], "CONDITION": []}}
+    assert prediction.result == {"entities": {"SYMPTOM": [], "MEDICATION": [], "CONDITION": []}, "language": "en"}
     assert prediction.confidence is None
+
+
+def test_what_is_surely_not_english_is_said_and_english_shorthand_is_not(runner: NerRunner) -> None:
+    other, short = runner.run(
+        [Note("Tengo fiebre y mucho dolor de cabeza desde hace tres días."), Note("Pt denies CP/SOB")]
+    )
+    assert other.result["language"] == "es"
+    assert "English" in other.result["notice"]
+    assert short.result["language"] == "en"
+    assert "notice" not in short.result
+
+
+def test_short_forms_and_lines_reach_the_answer(runner: NerRunner) -> None:
+    (prediction,) = runner.run([Note("N/V/D: none. CP/SOB: denies.\nPMH: DM2, s/p MI 2018\nc/o HA")])
+    said = {entity["text"]: entity["assertion"] for kind in prediction.result["entities"].values() for entity in kind}
+    assert said == {
+        **dict.fromkeys(["N", "V", "D", "CP", "SOB"], "negated"),
+        **dict.fromkeys(["DM2", "MI"], "historical"),
+        "HA": "present",
+    }
+
+
+def test_a_version_without_a_head_answers_by_the_rules(ner_model: StoredModel) -> None:
+    parameters = {name: value for name, value in ner_model.manifest.parameters.items() if name != "assertion"}
+    older = NerRunner(ner_model.path, parameters)
+    (prediction,) = older.run([Note("Skin: no rash. His mother had asthma.")])
+    assert prediction.result["entities"]["SYMPTOM"][0]["assertion"] == "negated"
+    assert prediction.result["entities"]["CONDITION"][0]["assertion"] == "family"
 
 
 def test_a_batch_answers_in_order_and_like_single_calls(runner: NerRunner) -> None:
