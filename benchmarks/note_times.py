@@ -44,6 +44,7 @@ _SLOW = {
     "rows": "a ..... ",
     "headings with a dash": "PMH - ",
     "tags": "<br>",
+    "blanks": "cough" + 500 * " ",
     "triggers": "history of mother denies ",
     "plan": "Plan: ct, ",
     "another language": "el niño tiene ",

@@ -40,8 +40,10 @@ _BETWEEN_PIECES: Final = re.compile(r"[,;:|\n](?=\s|$)|[.?](?=\s)|[ ]{2}|\t")
 _LONGEST_PIECE: Final = 60
 _LETTERS_NEXT: Final = re.compile(r"[ \t]*[A-Za-z]")
 # A row of a table or of a form: "Fever ..... no", "Cough | yes", "Rash - denied".
+# A name ends with a letter, so that a run of blanks behind it is gone through once.
 ROW: Final = re.compile(
-    r"[ \t|;,?]*([A-Za-z][^\n:|.?!;,]{1,40}?)[ \t?]*(?:\.{2,}|\||\t|[ \t][-–—][ \t]|[ ]{2,})[ \t.|]*(?=\S)"
+    r"[ \t|;,?]*+([A-Za-z](?:[^\n:|.?!;,]{0,39}?[^\s:|.?!;,])?)"
+    r"(?:[ \t?]*+(?:\.{2,}+|\|)|[ ?]*+\t|[ \t?]*+[-–—](?<=[ \t].)[ \t]|[?]?[ ]{2,}+)[ \t.|]*+(?=\S)"
 )
 
 IS_BEHIND: Final = re.compile(r"(?<=[\w)][ \t])[✗✘❌✓✔](?=[ \t]*(?:[,;.|(]|\s*$)|[ \t])")
