@@ -17,6 +17,7 @@ from clinical.assertion_triggers import (
     AFFIRMING,
     AUXILIARIES,
     HAVING,
+    PATIENT,
     RELATIVE_PRONOUNS,
     SLIPS,
     TRIGGERS,
@@ -33,6 +34,8 @@ from clinical.note_structure import Statement, statements
 _TOKEN = re.compile(r"[^\W_]+(?:['’][^\W_]+)*|\n|[^\w\s]|_")
 _WHEN_NEEDED = re.compile(r"\b(?:prn|p\.r\.n\.?|as needed|when needed|if needed)(?!\w)", re.IGNORECASE)
 _RESULT = re.compile(r"(?:[−-]ve|\(-\)|\b(?:negative|neg|0)|[A-Za-z][ ]?[−-])[ \t]*[,;.\n]*\s*$", re.IGNORECASE)
+_PERSISTS = re.compile(r"[ ](?:persist|continue|remain|worsen|is present|are present|present|noted|ongoing|heard|seen)")
+_SAYS_WHAT_IS: Final = frozenset({"present illness", "exam", "tests", "review"})
 _AGAINST = re.compile(r"[ ](?:vs|versus)\b")
 _NOTHING_BEFORE = re.compile(r"(?:^|[.!?;\n][ \t]*|[\n][ \t]*(?:\d{1,2}[.)]|[-*•])[ \t]+)$")
 _RESULT_CHARACTERS: Final = 20
@@ -134,12 +137,16 @@ class _Reading:
                 spoken = max(begin, label)
                 if part.section is not None and _NOW & set(self.words[spoken : min(spoken + 3, stop)]):
                     left = part.section
+                if part.section == "family" and PATIENT & set(self.words[spoken : min(spoken + 2, stop)]):
+                    left = part.section
                 if part.section == "plan":
                     self._plan(spoken, stop)
                 if any(index >= 0 for index in self.mention[begin:stop]):
                     section = None if part.section is None or part.section == left else part.section
                     self._read_sentence(begin, stop, label, _OF_SECTION.get(section) if section else None)
                     self._hold_against(part, begin, stop)
+                    if part.section in _SAYS_WHAT_IS:
+                        self._stand_by_itself(begin, stop)
         for index, place in enumerate(self.places):
             if place.type in _FINDINGS and not self.found[index] and self.by[index] == "nothing":
                 self._doubt(index)
@@ -156,6 +163,14 @@ class _Reading:
         asked = self.text.startswith("?", end) and _NOTHING_BEFORE.search(self.text, max(0, start - 8), start)
         if asked or _AGAINST.match(self.text, end):
             self.found[index].add("possible")
+        elif _PERSISTS.match(self.text, end):
+            self.by[index] = "words"
+
+    def _stand_by_itself(self, first: int, end: int) -> None:
+        """What stands under a heading of what is now says so by where it stands."""
+        for index in {index for index in self.mention[first:end] if index >= 0}:
+            if self.by[index] == "nothing" and not self.found[index]:
+                self.by[index] = "words"
 
     def _plan(self, first: int, end: int) -> None:
         """An item of a plan is not done yet, unless it says so."""
@@ -244,7 +259,7 @@ class _Reading:
         if trigger.direction != "either":
             return trigger.direction == "backward"
         token = first - 1
-        while token >= 0 and self.words[token] in AUXILIARIES and self.mention[token] < 0:
+        while token >= 0 and (self.words[token] in AUXILIARIES or self.words[token] == ")") and self.mention[token] < 0:
             token -= 1
         if token < 0 or self.mention[token] < 0:
             return False
@@ -364,11 +379,22 @@ class _Reading:
             at = bisect_left(negating, segment.first)
             if segment.alternative or (at < len(negating) and negating[at] < segment.end):
                 continue
+            self._affirm_told(segment)
             behind = segment.end
             while behind > segment.first and self.mention[behind - 1] < 0:
                 behind -= 1
             if behind > segment.first and tuple(self.words[behind : segment.end]) in AFFIRMING:
                 self.found[self.mention[behind - 1]].discard("negated")
+
+    def _affirm_told(self, segment: Segment) -> None:
+        """ "No fever, severe headache", "no fever, cough for 3 days": how bad or how long is told of what is there."""
+        if self.words[segment.first] != ",":
+            return
+        inside = [index for index in dict.fromkeys(self.mention[segment.first : segment.end]) if index >= 0]
+        kinds = [self.places[index].type for index in inside]
+        if kinds and (kinds[0] == "SEVERITY" or "DURATION" in kinds[1:]):
+            for index in inside:
+                self.found[index].discard("negated")
 
     def _sweep_back(self, match: Match, stop: int, segments: Sequence[Segment]) -> None:
         """Give the trigger's category to the mentions to its left, as far as its own clause reaches."""

@@ -278,7 +278,8 @@ reveals | revealed | confirms
 _ENDS_NEGATION: Final = """
 because | because of | caused | causing | causes | due to | secondary to | after | when | while | since | despite
 cause | cuz | bc | which | whereas | from | on account of | following | to treat | , mild | , severe | , some | so
-given | only | just | for his | for her | for my | for their | for your
+, old | , prior | , previous | , new | , worsening | , increasing | , persistent | given | only | just | for his
+for her | for my | for their | for your
 """
 # "No cough, fever present": of a mention right before, where no negation stands in the same part of the list.
 _AFFIRMS_BACK: Final = """

@@ -20,7 +20,8 @@ _BEFORE: Final = re.compile(
     r"\b(?:(?P<allergy>(?:allerg(?:ic|y|ies)|anaphyla(?:xis|ctic)|intoleran(?:t|ce)|"
     r"(?:is|am|are|very|being)[ ]sensitive|(?:hyper)?sensitivity|"
     r"reaction|reacts?|reacted)[ ](?:to|of|with))"
-    r"|(?P<held>(?:hold(?:ing)?|held|withh(?:old|olding|eld)|paus(?:e|ed|ing)|on[ ]hold)(?:[ ]taking)?)"
+    r"|(?P<held>(?:hold(?:ing)?|held|withh(?:old|olding|eld)|paus(?:e|ed|ing)|on[ ]hold)(?![ ]*(?:,|and\b|;))"
+    r"(?:[ ]taking)?)"
     r"|(?P<refused>(?:refus(?:e|es|ed|ing)|declin(?:e|es|ed|ing)|(?:won['’]?t|will[ ]not|would[ ]not|wouldn['’]?t)|"
     r"does(?:n['’]?t|[ ]not)[ ]want)(?:[ ](?:to[ ])?(?:take|start|continue))?)"
     r"|(?P<stopped>(?:stop(?:ped|s|ping)?|discontinu(?:e|ed|es|ing)|d/c(?:['’]?d)?|dc['’]?d|quit|ceased?)"
@@ -30,6 +31,7 @@ _BEFORE: Final = re.compile(
     r"(?:finished|completed)(?:[ ](?:a|her|his|the|my))?(?:[ ]course[ ]of)?|used[ ]to[ ](?:take|be[ ]on|use)|"
     r"previously[ ](?:on|took|taking))"
     r"|(?P<taken>start(?:ed|s|ing)?|begin|began|begun|initiat(?:e|ed|ing)|cont|continu(?:e|es|ed|ing)|"
+    r"accept(?:s|ed)|agree[sd]?[ ]to|tolerates|"
     r"(?:treated|managed)[ ]with|(?:put|placed|back)[ ]on|received|add(?:ed|ing)?|now|"
     r"switch(?:ed|ing)?[ ]to|chang(?:ed|ing)?[ ]to|replac(?:ed|ing)?[ ]with|restart(?:ed|ing)?|"
     r"resum(?:e|ed|ing)|tak(?:es|ing|en)|now[ ]on|but|however|instead|given|giv(?:e|ing)|prescribed))\b",
@@ -39,6 +41,7 @@ _BEHIND: Final = re.compile(
     r"[ ]*(?:[-–:(,][ ]*)?"
     r"(?:(?:was|were|is|are|has|have|had|been|being|now|currently|then|recently|both|all)[ ]+){0,3}(?:"
     r"(?P<allergy>allerg(?:y|ies|ic)|intoleran(?:ce|t)|anaphylaxis)"
+    r"|(?P<taken>continued|continues|resumed|restarted|running)"
     r"|(?P<held>held|on[ ]hold|withheld|paused)"
     r"|(?P<refused>refused|declined)"
     r"|(?P<stopped>stopped|discontinued|d/c['’]?d|dc['’]?d|ceased|finished|completed|weaned|tailed|quit|"
@@ -49,6 +52,18 @@ _FINDINGS: Final = frozenset({"SYMPTOM", "CONDITION"})
 _OPENS_REACTION: Final = re.compile(r"[ ]*(?:\(|[-–—:>]{1,2}[ ])[^()\n,;.]{0,20}")
 _GOES_ON: Final = re.compile(r"[ ]*(?:,|and|&|/)[ ]*(?:and[ ])?")
 _LONGEST_BETWEEN: Final = 40
+_ASKED_ALLERGY: Final = re.compile(
+    r"\ballerg(?:y|ies|ic)\b[^.?\n]{0,20}\?[ \n]*(?:(?:a|pt)[:. ]+)?(?:yes[,:. ]+)?(?:[a-z]+(?:,| and)[ ])?(?:to[ ])?$",
+    re.IGNORECASE,
+)
+_TAKEN_ANYWAY: Final = re.compile(r"\b(?:on|takes?|taking|tolerates?|given)[ ]$", re.IGNORECASE)
+# "Switched from sertraline to venlafaxine", "replaced glipizide with insulin".
+_EXCHANGE: Final = re.compile(
+    r"\b(?:switch(?:ed|ing)?|chang(?:ed|ing)|transition(?:ed|ing)?|replac(?:ed|ing)|swapp(?:ed|ing)|exchang(?:ed|ing))"
+    r"(?:[ ]from)?(?=[ ])(?![ ](?:to|with)\b)",
+    re.IGNORECASE,
+)
+_INSTEAD: Final = re.compile(r"\b(?:to|with|for|by)[ ](?:[a-z]+[ ])?$", re.IGNORECASE)
 _DOSE: Final = re.compile(r"[ ]+(?:\d|one\b|two\b|half\b)")
 _ENDED_BY_ORDER: Final = frozenset({"stopped", "held", "refused"})
 _LISTED_ALLERGY: Final = re.compile(
@@ -80,6 +95,8 @@ def rule_on(text: str, parts: Sequence[Statement], places: Sequence[Place]) -> t
     for at, (place, ruling) in enumerate(zip(places, ruled, strict=True)):
         if place.type == "MEDICATION":
             uses[at], assertion = use_of(text, parts, place, ruling.assertion)
+            if assertion == "present" and _continues(text, place):
+                ruled[at] = Ruling(assertion, "words")
             if assertion != ruling.assertion:
                 listed = _part_of(parts, place).section == "allergies"
                 ruled[at] = Ruling(assertion, "structure" if listed else "words")
@@ -99,6 +116,12 @@ def _rule_on_reactions(text: str, places: Sequence[Place], uses: Sequence[Use | 
             ruled[at] = Ruling("historical", "structure")
 
 
+def _continues(text: str, drug: Drug) -> bool:
+    """Whether the words behind a drug say that it is taken."""
+    behind = _BEHIND.match(text, drug.end, drug.end + _BEHIND_CHARACTERS)
+    return behind is not None and behind.lastgroup == "taken"
+
+
 def use_under(assertion: Assertion) -> Use:
     """What is done with a drug of which nothing more is known than its assertion."""
     if assertion == "historical":
@@ -111,7 +134,9 @@ def use_of(text: str, parts: Sequence[Statement], drug: Drug, assertion: Asserti
     part = _part_of(parts, drug)
     if assertion in ("family", "hypothetical", "possible"):
         return "unknown", assertion
-    use: Use | None = "allergy" if part.section == "allergies" else None
+    asked = _ASKED_ALLERGY.search(text, max(0, drug.start - _BEFORE_CHARACTERS), drug.start) is not None
+    listed = part.section == "allergies" and _TAKEN_ANYWAY.search(text, part.start, drug.start) is None
+    use: Use | None = "allergy" if asked or listed else None
     if use is None:
         behind = _BEHIND.match(text, drug.end, min(part.end, drug.end + _BEHIND_CHARACTERS))
         use = _kind(behind) or _said_before(
@@ -131,6 +156,11 @@ def _said_before(stretch: str, *, is_dosed: bool) -> Use | None:
     """What the last words say that decide it, in the sentence that the drug stands in."""
     if _LISTED_ALLERGY.search(stretch):
         return "allergy"
+    exchange = None
+    for exchange in _EXCHANGE.finditer(stretch):  # noqa: B007
+        pass
+    if exchange is not None and "." not in stretch[exchange.end() :]:
+        return "taken" if _INSTEAD.search(stretch, exchange.end()) else "stopped"
     stretch = _ASIDE.sub(lambda aside: " " * len(aside.group()), stretch)
     begins = max((ending.end() for ending in _SENTENCE.finditer(stretch)), default=0)
     last = None

@@ -23,8 +23,8 @@ CLEAR_SIGN: Final = re.compile(r"\([+-]\)|(?<![\w+-])[+−-]ve\b", re.IGNORECASE
 _STOP: Final = r"(?=[ \t]*(?:[,;.|/(]|[ \t]{2}|\s*$))"
 _ANSWER_BEHIND: Final = re.compile(
     r"(?<=[\w)\]>])(?:"
-    r"[ \t]*(?P<no>\(-\)|[−-]ve\b|\((?:no|nil|none|n|neg)\)|[✗✘❌](?=\s|$|[,;.|]))"
-    r"|[ \t]*(?P<yes>\(\+\)|\+ve\b|\((?:yes|y|pos)\)|[✓✔](?=\s|$|[,;.|]))"
+    r"[ \t]*(?P<no>\(-\)|[−-]ve\b|\((?:no|nil|none|neg)\)|[✗✘❌](?=\s|$|[,;.|]))"
+    r"|[ \t]*(?P<yes>\(\+\)|\+ve\b|\((?:yes|pos)\)|[✓✔](?=\s|$|[,;.|]))"
     rf"|(?<!were)(?<!was)(?<!are)(?<!\bis)(?<!been)(?<!not)(?<!be)[ \t]+(?:"
     rf"(?P<said_no>nil|none|absent|neg|denies|denied|not[ ]present|not[ ]seen){_STOP}"
     rf"|(?P<said_yes>yes|present|pos){_STOP}|(?P<weak_no>no|n|x|0){_STOP}|(?P<weak_yes>y){_STOP})"

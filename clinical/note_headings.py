@@ -1,5 +1,6 @@
 """The headings of notes by name: which section each begins, and which say something of all that stands below them."""
 
+import re
 from typing import Final, Literal
 
 from clinical.note_answers import Answer
@@ -44,7 +45,8 @@ _NAMES: Final[tuple[tuple[Section, str], ...]] = (
     ("social", "social history | social hx | sh | shx | social | habits | lifestyle"),
     (
         "allergies",
-        "allergies | allergy | allergic | allergies and intolerances | drug allergies | all | allergic to | adrs",
+        "allergies | allergy | allergic | allergies and intolerances | allergy list | adverse reactions | intolerances"
+        " | drug allergies | all | allergic to | adrs",
     ),
     (
         "medications",
@@ -93,8 +95,8 @@ SECTIONS: Final[dict[str, Section]] = {name.strip(): section for section, names 
 _VERDICTS: Final[tuple[tuple[Answer, str], ...]] = (
     (
         "no",
-        "denies | denied | negatives | neg | none | absent | no | pertinent negatives | negative for | neg for"
-        " | denies any | ros negative for | negative ros | not present | patient denies | pt denies"
+        "denies | denied | negative | negatives | neg | none | absent | no | pertinent negatives | negative for"
+        " | neg for | denies any | ros negative for | negative ros | not present | patient denies | pt denies"
         " | no complaints of | relevant negatives",
     ),
     (
@@ -104,6 +106,18 @@ _VERDICTS: Final[tuple[tuple[Answer, str], ...]] = (
     ),
 )
 SAID_BY: Final[dict[str, Answer]] = {name.strip(): said for said, names in _VERDICTS for name in names.split("|")}
+# "Patient denies the following:", "The following symptoms are absent:", "Pt has none of the following:".
+_DENYING: Final = re.compile(
+    r"(?:.{0,50}\b)?(?:denies|denied|absent|not present|not reported|none)(?: (?:all|any))?(?: of)?(?: the)?"
+    r"(?: following)?(?: symptoms| signs| complaints)?"
+)
+
+
+def verdict_of(name: str) -> Answer | None:
+    """What words before a colon say of all that stands behind or below them; `name` is in lower case."""
+    return SAID_BY.get(name) or ("no" if _DENYING.fullmatch(name) is not None else None)
+
+
 # Headings of a review of systems or of an examination: they go on with the section that they stand in.
 ORGANS: Final = word_set("""
     skin neuro neurologic neurological cns gi gu cv cvs cardiac cardiovascular resp respiratory pulm pulmonary lungs

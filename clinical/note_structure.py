@@ -33,7 +33,7 @@ from clinical.note_answers import (
     skip,
     yes_no_boxes,
 )
-from clinical.note_headings import ORGANS, SAID_BY, SECTIONS, Section, word_set
+from clinical.note_headings import ORGANS, SAID_BY, SECTIONS, Section, verdict_of, word_set
 
 _LONGEST_KEY: Final = 60
 _MOST_KEY_WORDS: Final = 10
@@ -297,10 +297,11 @@ class _Cutter:
         name = _name(text[label:colon])
         alone = _skip_marks(text, colon, end) >= end
         self._enter(name, alone=alone)
-        if name in SAID_BY and not alone:
+        verdict = verdict_of(name)
+        if verdict is not None and not alone:
             sentence = _SENTENCE_END.search(text, colon + 1, end)
             stop = min(sentence.end() if sentence else end, (self._next_key(colon + 1, end) or (end, end))[0])
-            yield Statement(label, stop, self._section, label, SAID_BY[name])
+            yield Statement(label, stop, self._section, label, verdict)
             return stop
         said, after = self._said(colon + 1, end)
         if said is not None:
@@ -329,7 +330,7 @@ class _Cutter:
 
     def _enter(self, name: str, *, alone: bool) -> None:
         section = SECTIONS.get(name)
-        self._under = SAID_BY.get(name) if alone else None
+        self._under = verdict_of(name) if alone else None
         if section is not None:
             self._section, self._of_line = section, not alone
         elif name in ORGANS:

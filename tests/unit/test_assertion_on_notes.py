@@ -35,6 +35,29 @@ def read(marked: str) -> tuple[str, list[Marked], list[Assertion]]:
 
 
 NOTES = {
+    "words before a colon that deny": [
+        "Patient denies the following:\n{n:chest pain}\n{n:dizziness}\n{n:syncope}",
+        "The following are absent: {n:fever}, {n:cough}.",
+        "Pt has none of the following: {n:fever}, {n:cough}",
+        "Symptoms not present: {n:fever}, {n:rash}",
+        "Negative: {n:fever}, {n:cough}\nPositive: {p:dysuria}",
+        "Fever, chills and {n:cough} were denied",
+    ],
+    "a short form between a finding and its verdict": [
+        "{n:CONDITION=Deep vein thrombosis} ({n:CONDITION=DVT}) ruled out.",
+        "{p:Nausea} ({p:N}) and {p:vomiting} ({p:V})",
+    ],
+    "how bad and how long is told of what is there": [
+        "No {n:fever}, {p:SEVERITY=severe} {p:headache} for {p:DURATION=2 days}.",
+        "No {n:fever}, {p:cough} for {p:DURATION=3 days}.",
+        "No {n:fever}, {n:nausea} or {n:vomiting} for {n:DURATION=3 days}.",
+    ],
+    "a patient under a relatives' heading": [
+        "Family history: mother with {f:CONDITION=lupus}. Patient reports {p:joint pain}.",
+    ],
+    "blanks": [
+        "{p:Cough}                                        \nNo {n:fever}",
+    ],
     "answers behind": [
         "{n:Headache} nil | {n:Visual disturbance} nil | {p:ankle swelling} yes",
         "SE: {p:drooling} y, {p:sedation} y, {n:constipation} n, {n:sore throat} n",
