@@ -28,14 +28,13 @@ from clinical.assertion_triggers import (
 )
 from clinical.entities import Assertion, By, Ruling
 from clinical.markup import plain
-from clinical.note_headings import Section
+from clinical.note_headings import OF_NOW, Section
 from clinical.note_structure import Statement, statements
 
 _TOKEN = re.compile(r"[^\W_]+(?:['’][^\W_]+)*|\n|[^\w\s]|_")
 _WHEN_NEEDED = re.compile(r"\b(?:prn|p\.r\.n\.?|as needed|when needed|if needed)(?!\w)", re.IGNORECASE)
 _RESULT = re.compile(r"(?:[−-]ve|\(-\)|\b(?:negative|neg|0)|[A-Za-z][ ]?[−-])[ \t]*[,;.\n]*\s*$", re.IGNORECASE)
 _PERSISTS = re.compile(r"[ ](?:persist|continue|remain|worsen|is present|are present|present|noted|ongoing|heard|seen)")
-_SAYS_WHAT_IS: Final = frozenset({"present illness", "exam", "tests", "review"})
 _AGAINST = re.compile(r"[ ](?:vs|versus)\b")
 _NOTHING_BEFORE = re.compile(r"(?:^|[.!?;\n][ \t]*|[\n][ \t]*(?:\d{1,2}[.)]|[-*•])[ \t]+)$")
 _RESULT_CHARACTERS: Final = 20
@@ -145,7 +144,7 @@ class _Reading:
                     section = None if part.section is None or part.section == left else part.section
                     self._read_sentence(begin, stop, label, _OF_SECTION.get(section) if section else None)
                     self._hold_against(part, begin, stop)
-                    if part.section in _SAYS_WHAT_IS:
+                    if part.section in OF_NOW:
                         self._stand_by_itself(begin, stop)
         for index, place in enumerate(self.places):
             if place.type in _FINDINGS and not self.found[index] and self.by[index] == "nothing":

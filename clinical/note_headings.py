@@ -91,6 +91,8 @@ _NAMES: Final[tuple[tuple[Section, str], ...]] = (
     ),
 )
 SECTIONS: Final[dict[str, Section]] = {name.strip(): section for section, names in _NAMES for name in names.split("|")}
+# What stands under these is so now.
+OF_NOW: Final[frozenset[Section]] = frozenset({"present illness", "exam", "tests", "review"})
 # Headings that say of all behind them that it is not there, or may be.
 _VERDICTS: Final[tuple[tuple[Answer, str], ...]] = (
     (
