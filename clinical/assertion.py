@@ -26,7 +26,7 @@ from clinical.assertion_triggers import (
     Category,
     Trigger,
 )
-from clinical.entities import Assertion, By, Ruling
+from clinical.entities import FINDINGS, Assertion, By, Ruling
 from clinical.markup import plain
 from clinical.note_headings import OF_NOW, Section
 from clinical.note_structure import Statement, statements
@@ -55,7 +55,6 @@ _UNDER_WAY: Final = frozenset(
 _NO_FINDINGS: Final = frozenset({"TEST", "PROCEDURE", "MEDICATION", "DOSAGE", "DURATION"})
 _MOST_BETWEEN: Final = 6  # words between who has it and what
 _ARTICLES: Final = frozenset({"a", "an", "the", "some", "this", "ongoing", "new", "worsening"})
-_FINDINGS: Final = frozenset({"SYMPTOM", "CONDITION"})
 _LONGEST: Final = max(len(words) for words in TRIGGERS)
 _FIRST_WORDS: Final = frozenset(words[0] for words in TRIGGERS)
 
@@ -147,7 +146,7 @@ class _Reading:
                     if part.section in OF_NOW:
                         self._stand_by_itself(begin, stop)
         for index, place in enumerate(self.places):
-            if place.type in _FINDINGS and not self.found[index] and self.by[index] == "nothing":
+            if place.type in FINDINGS and not self.found[index] and self.by[index] == "nothing":
                 self._doubt(index)
             if place.type in _ORDERED and "negated" in self.found[index]:
                 self.found[index].discard("hypothetical")  # "offered, declined"

@@ -9,10 +9,11 @@ of it is fitted on marked lines; the slopes on such as the encoder has not learn
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol, Self, cast, get_args
+from typing import Any, Final, Self, cast, get_args
 
 import numpy as np
 
+from clinical.assertion import Place
 from clinical.entities import ASSERTED, ASSERTIONS, Assertion, By, Pieces, Ruling
 from clinical.labelling import Floats
 
@@ -20,17 +21,6 @@ BY: Final[tuple[By, ...]] = get_args(By)
 _ASSERTION: Final = {name: place for place, name in enumerate(ASSERTIONS)}
 _TWICE_AS_LIKELY: Final = float(np.log(2))
 _BY: Final = {name: place for place, name in enumerate(BY)}
-
-
-class Place(Protocol):
-    """A mention as this module sees it."""
-
-    @property
-    def type(self) -> str: ...
-    @property
-    def start(self) -> int: ...
-    @property
-    def end(self) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from clinical.assertion_triggers import LIST_WORDS, OWN_SUBJECT, PATIENT, Category, Trigger
+from clinical.entities import FINDINGS
 
-_FINDINGS: Final = frozenset({"SYMPTOM", "CONDITION"})
 _JOINED: Final = frozenset({"or", "nor"})
 
 
@@ -58,7 +58,7 @@ def cover(active: Scopes, kind: str, before: str) -> None:
         scope = active[category]
         if scope.covered and scope.findings and kind in _BESIDE_FINDINGS.get(category, ()) and before not in _JOINED:
             del active[category]
-        elif not scope.covered and kind in _FINDINGS:
+        elif not scope.covered and kind in FINDINGS:
             scope.findings = True
 
 

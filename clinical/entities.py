@@ -30,6 +30,7 @@ ENTITY_TYPES: Final[tuple[str, ...]] = get_args(EntityType)
 # The types that an assertion is marked and judged for; the others belong to a mention of these.
 ASSERTED: Final = frozenset({"SYMPTOM", "CONDITION", "MEDICATION", "TEST", "PROCEDURE"})
 ASSERTIONS: Final[tuple[str, ...]] = get_args(Assertion)
+FINDINGS: Final = frozenset({"SYMPTOM", "CONDITION"})
 LABELS: Final[tuple[str, ...]] = ("O", *(f"{prefix}-{kind}" for kind in ENTITY_TYPES for prefix in "BI"))
 
 # Signs that hold one word together although the tokenizer cuts there: can't, 8/10, 2.5, 1,000.

@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import Final, Protocol, cast
 
 from clinical.assertion import Place, rulings
-from clinical.entities import Assertion, Ruling, Use
+from clinical.entities import FINDINGS, Assertion, Ruling, Use
 from clinical.note_structure import Statement
 
 _BEFORE_CHARACTERS: Final = 120
@@ -48,7 +48,6 @@ _BEHIND: Final = re.compile(
     r"no[ ]longer[ ]taken))\b",
     re.IGNORECASE,
 )
-_FINDINGS: Final = frozenset({"SYMPTOM", "CONDITION"})
 _OPENS_REACTION: Final = re.compile(r"[ ]*(?:\(|[-–—:>]{1,2}[ ])[^()\n,;.]{0,20}")
 _GOES_ON: Final = re.compile(r"[ ]*(?:,|and|&|/)[ ]*(?:and[ ])?")
 _LONGEST_BETWEEN: Final = 40
@@ -111,7 +110,7 @@ def _rule_on_reactions(text: str, places: Sequence[Place], uses: Sequence[Use | 
     for before, at in pairwise(order):
         between = text[places[before].end : places[at].start][:_LONGEST_BETWEEN]
         begins = uses[before] == "allergy" and _OPENS_REACTION.fullmatch(between) is not None
-        reacts = places[at].type in _FINDINGS and (begins or (reacts and _GOES_ON.fullmatch(between) is not None))
+        reacts = places[at].type in FINDINGS and (begins or (reacts and _GOES_ON.fullmatch(between) is not None))
         if reacts:
             ruled[at] = Ruling("historical", "structure")
 
